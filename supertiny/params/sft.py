@@ -1,0 +1,33 @@
+"""Parameters of the stage `sft`."""
+
+from dataclasses import dataclass
+
+from supertiny.params.core import param
+
+
+@dataclass(frozen=True)
+class Sft:
+    """How the student is fine-tuned on the task's rows."""
+
+    seed: int = param("seed of shuffling and of any dropout", ge=0)
+    epochs: float = param("passes over the training rows", ge=0.01, le=100)
+    max_steps: int = param("stop after this many optimizer steps; 0 for no limit", ge=0)
+    batch_size: int = param("rows per optimizer step", ge=1)
+    learning_rate: float = param("peak learning rate of AdamW, warmed up and then decayed", ge=0)
+    schedule: str = param("decay after the warm-up", choices=("cosine", "linear", "constant"))
+    warmup_share: float = param("share of the steps that warm up", ge=0, le=0.5)
+    weight_decay: float = param("decoupled weight decay", ge=0)
+    max_grad_norm: float = param("gradients are clipped to this norm", ge=0)
+    frozen_layers: int = param(
+        "lowest layers, with the embedding, that stay as they are; 0 trains everything", ge=0
+    )
+    method: str = param("all weights, or LoRA adapters merged at the end", choices=("full", "lora"))
+    lora_rank: int = param("rank of the adapters (method lora)", ge=1)
+    lora_alpha: int = param("scale of the adapters (method lora)", ge=1)
+    precision: str = param(
+        "auto: bf16 autocast over fp32 weights where the hardware multiplies bf16, else fp32",
+        choices=("auto", "bf16", "fp32"),
+    )
+    pad_to_multiple: int = param("batch lengths are rounded up to a multiple of this", ge=1)
+    save_steps: int = param("optimizer steps between checkpoints", ge=1)
+    log_steps: int = param("optimizer steps between points of the loss curve", ge=1)

@@ -1,0 +1,189 @@
+"""Frozen splits without leakage: test first, then dev and train from what test leaves.
+
+Test is drawn before anything else and from its own random stream, so the number of training rows,
+or any other training param, never changes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from supertiny.calls import call_from_json
+from supertiny.errors import CallError, UserError
+from supertiny.params.prepare import Prepare
+from supertiny.task import Task
+
+Row = dict[str, Any]
+SPLITS = ("test", "dev", "train")  # in the order they are drawn
+_MAX_DRAWS_PER_ROW = 200
+
+
+class GoldSource(Protocol):
+    """What a task's ``gold.py`` returns from ``load(params)``."""
+
+    def stream(self, split: str) -> Iterator[Row]:
+        """Rows without end: query, call, source, template, names, slices."""
+        ...
+
+
+class NearDuplicates:
+    """Finds texts whose normalised token sets have a Jaccard similarity at or over a bound."""
+
+    def __init__(self, bound: float) -> None:
+        self.bound = bound
+        self._sizes: list[int] = []
+        self._postings: dict[str, list[int]] = defaultdict(list)
+
+    def add(self, text: str) -> None:
+        """Remember a text."""
+        tokens = token_set(text)
+        for token in tokens:
+            self._postings[token].append(len(self._sizes))
+        self._sizes.append(len(tokens))
+
+    def highest(self, text: str) -> float:
+        """Similarity of ``text`` to the nearest remembered text, 0 where none shares a token."""
+        tokens = token_set(text)
+        shared = Counter(index for token in tokens for index in self._postings.get(token, ()))
+        size = len(tokens)
+        return max(
+            (count / (size + self._sizes[index] - count) for index, count in shared.items()),
+            default=0.0,
+        )
+
+    def matches(self, text: str) -> bool:
+        """Whether a remembered text is a near-duplicate of ``text``."""
+        return self.highest(text) >= self.bound
+
+
+def token_set(text: str) -> frozenset[str]:
+    """Lower-case words and numbers of a text, punctuation dropped."""
+    return frozenset(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower()))
+
+
+def row_id(query: str) -> str:
+    """A stable id: the first 16 hex digits of the SHA-256 of the query."""
+    return hashlib.sha256(query.encode("utf-8")).hexdigest()[:16]
+
+
+def draw_splits(
+    source: GoldSource, task: Task, params: Prepare
+) -> tuple[dict[str, list[Row]], dict[str, int]]:
+    """Rows of each split, sorted by id, and how many draws were refused for which reason.
+
+    Raises:
+        UserError: the source has too few different rows for the sizes asked for, or yields a call
+            that the task's own schemas refuse.
+    """
+    splits: dict[str, list[Row]] = {}
+    refused: Counter[str] = Counter()
+    held_out = NearDuplicates(params.max_similarity)
+    templates: set[str] = set()
+    seen: set[str] = set()
+    for split in SPLITS:
+        size = getattr(params, f"{split}_rows")
+        rows = _draw(source.stream(split), split, size, task, seen, templates, held_out, refused)
+        splits[split] = sorted(rows, key=lambda row: row["id"])
+        if split != "train":
+            templates |= {row["template"] for row in rows if row["template"]}
+            for row in rows:
+                held_out.add(row["query"])
+    return splits, dict(refused)
+
+
+def _draw(
+    stream: Iterator[Row],
+    split: str,
+    size: int,
+    task: Task,
+    seen: set[str],
+    held_out_templates: set[str],
+    held_out: NearDuplicates,
+    refused: Counter[str],
+) -> list[Row]:
+    rows: list[Row] = []
+    progress = tqdm(total=size, desc=split, unit="row", mininterval=1)
+    for draws, row in enumerate(stream):
+        if len(rows) == size:
+            break
+        if draws > _MAX_DRAWS_PER_ROW * size:
+            raise UserError(
+                f"prepare.{split}_rows: asked for {size}, the task's source gave {len(rows)} different "
+                f"rows in {draws} draws; ask for fewer or give the task more templates and names"
+            )
+        key = task.normalise(row["query"])
+        reason = _reason_to_refuse(row, key, seen, held_out_templates, held_out)
+        if reason:
+            refused[f"refused_{split}_{reason}"] += 1
+            continue
+        _check(row, task)
+        seen.add(key)
+        rows.append({"id": row_id(row["query"]), **row})
+        progress.update()
+    progress.close()
+    return rows
+
+
+def _reason_to_refuse(
+    row: Row,
+    key: str,
+    seen: set[str],
+    held_out_templates: set[str],
+    held_out: NearDuplicates,
+) -> str | None:
+    if key in seen:
+        return "duplicate"
+    if row["template"] in held_out_templates:
+        return "template_held_out"
+    return "near_duplicate" if held_out.matches(row["query"]) else None
+
+
+def _check(row: Row, task: Task) -> None:
+    try:
+        task.validate(call_from_json(row["call"]))
+    except CallError as error:
+        raise UserError(
+            f"tasks/{task.folder.name}/gold.py gave an illegal call for {row['query']!r}: {error}"
+        ) from None
+
+
+def leakage(splits: dict[str, list[Row]], bound: float) -> dict[str, float | int]:
+    """What of dev and test can be found in train: templates, names, near-duplicates, all to be 0."""
+    report: dict[str, float | int] = {}
+    train = splits["train"]
+    near = NearDuplicates(bound)
+    for row in train:
+        near.add(row["query"])
+    train_templates = {row["template"] for row in train if row["template"]}
+    train_names = _names(train)
+    for split in ("dev", "test"):
+        rows = splits[split]
+        highest = [near.highest(row["query"]) for row in rows]
+        report[f"leak_{split}_templates"] = len({r["template"] for r in rows} & train_templates)
+        report[f"leak_{split}_names"] = len(_names(rows) & train_names)
+        report[f"leak_{split}_near_duplicates"] = sum(value >= bound for value in highest)
+        report[f"highest_similarity_{split}"] = round(max(highest, default=0.0), 4)
+    return report
+
+
+def _names(rows: Iterable[Row]) -> set[str]:
+    return {name for row in rows for name in row["names"]}
+
+
+def describe(splits: dict[str, list[Row]]) -> dict[str, int]:
+    """Counts for the metrics file: rows, sources, tools, distinct templates and names per split."""
+    counts: dict[str, int] = {}
+    for split, rows in splits.items():
+        counts[f"{split}_rows"] = len(rows)
+        counts[f"{split}_tools"] = len({row["call"]["name"] for row in rows})
+        counts[f"{split}_templates"] = len({row["template"] for row in rows if row["template"]})
+        counts[f"{split}_names"] = len(_names(rows))
+        for source, count in sorted(Counter(row["source"] for row in rows).items()):
+            counts[f"{split}_source_{source}"] = count
+    return counts

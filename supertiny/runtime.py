@@ -1,0 +1,242 @@
+"""The student as it ships: ONNX Runtime GenAI on CPU, greedy, without torch or a checkout.
+
+The tokenizer is the `tokenizers` package reading the model folder's tokenizer.json, the same code
+as in training: the tokenizer built into ONNX Runtime GenAI splits digits outside ASCII and signs
+such as "½" into other tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from supertiny.calls import ToolCall
+from supertiny.errors import CallError, UserError
+from supertiny.io import read_json
+from supertiny.task import load_task_folder
+
+MAX_PROMPT_TOKENS = 256  # of the query's own text; a command is about 20
+MAX_NEW_TOKENS = 64
+MODEL_FILES = ("genai_config.json", "model.onnx", "model.onnx.data", "tokenizer.json")
+TASK_FOLDER = "task"
+TASK_FILES = ("task.yaml", "tools.json")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One query at batch 1: tokens and seconds of its two phases, and of all of it."""
+
+    prompt_tokens: int
+    prefill_s: float  # prompt in, first token chosen
+    decode_tokens: int  # tokens after the first
+    decode_s: float
+    total_s: float  # from query text to answer text
+
+
+class OnnxStudent:
+    """A model folder made by the stages `export` and `quantize`.
+
+    Args:
+        folder: holds the files `MODEL_FILES` and the task's in the subfolder ``task``.
+        threads: CPU threads of one forward pass; None leaves ONNX Runtime's own choice.
+
+    Raises:
+        UserError: the folder or a file of it is missing, or its task is broken.
+    """
+
+    def __init__(self, folder: Path | str, threads: int | None = None) -> None:
+        self.folder = Path(folder)
+        check_folder(self.folder)
+        self.task = load_task_folder(self.folder / TASK_FOLDER)
+        self.tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        model = read_json(self.folder / "genai_config.json")["model"]
+        ends = model["eos_token_id"]
+        self.end_ids = frozenset(ends if isinstance(ends, list) else [ends])
+        self.start_id: int = model["bos_token_id"]
+        # The signatures, where a task shows them, stand before every query and are no user's fault.
+        empty = self.tokenizer.encode(self.task.render_prompt(""), add_special_tokens=False)
+        self.max_prompt_tokens = MAX_PROMPT_TOKENS + len(empty.ids)
+        self._genai, self._model = _load(self.folder, threads)
+
+    def encode(self, query: str) -> list[int]:
+        """Token ids of the prompt of a query, the start token first.
+
+        Raises:
+            CallError: more than `max_prompt_tokens` tokens.
+        """
+        text = self.task.render_prompt(query)
+        ids = [self.start_id, *self.tokenizer.encode(text, add_special_tokens=False).ids]
+        if len(ids) > self.max_prompt_tokens:
+            raise CallError(
+                f"query too long: found {len(ids)} tokens, at most {self.max_prompt_tokens} "
+                f"are allowed; it starts {query[:40]!r}"
+            )
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The raw answer text of token ids without the end token."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def answers(
+        self,
+        queries: Sequence[str],
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        batch_size: int = 32,
+    ) -> list[str]:
+        """The raw greedy answer to each query, in order, without the end token.
+
+        Only prompts of the same length share a batch, so nothing is ever padded: the graph picks
+        the logits of the last column, and its attention takes no account of padding before it.
+
+        Raises:
+            CallError: a query is too long; nothing was run.
+        """
+        found = [""] * len(queries)
+        prompts = [self.encode(query) for query in queries]
+        with tqdm(total=len(queries), unit="query", mininterval=1.0, disable=None) as progress:
+            for members in equal_length_batches(prompts, batch_size):
+                rows = self.generate([prompts[index] for index in members], max_new_tokens)
+                for index, row in zip(members, rows, strict=True):
+                    found[index] = self.decode(row)
+                progress.update(len(members))
+        return found
+
+    def predict(self, query: str, max_new_tokens: int = MAX_NEW_TOKENS) -> ToolCall:
+        """The call for one query.
+
+        Raises:
+            CallError: the query is too long, or the answer is no legal call of the task.
+        """
+        row = self.generate([self.encode(query)], max_new_tokens)[0]
+        return self.task.parse_call(self.decode(row), query)
+
+    def predict_many(
+        self,
+        queries: Sequence[str],
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        batch_size: int = 32,
+    ) -> list[ToolCall | CallError]:
+        """The call for each query, in order, or the error that `predict` would raise for it."""
+        results: dict[int, ToolCall | CallError] = {}
+        for index, query in enumerate(queries):
+            try:
+                self.encode(query)
+            except CallError as error:
+                results[index] = error
+        fit = [index for index in range(len(queries)) if index not in results]
+        texts = self.answers([queries[index] for index in fit], max_new_tokens, batch_size)
+        for index, text in zip(fit, texts, strict=True):
+            try:
+                results[index] = self.task.parse_call(text, queries[index])
+            except CallError as error:
+                results[index] = error
+        return [results[index] for index in range(len(queries))]
+
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        """Greedy continuations of prompts of one length, each cut before its end token.
+
+        Raises:
+            ValueError: the prompts differ in length.
+        """
+        width = _common_length(prompts)
+        generator = self._generator(len(prompts), width + max_new_tokens)
+        generator.append_tokens(np.array(prompts, dtype=np.int32))
+        while not generator.is_done():
+            generator.generate_next_token()
+        return [self._answer_ids(generator, row, width) for row in range(len(prompts))]
+
+    def logits(self, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
+        """Logits of the token after the prompt and after each token of an answer but the last.
+
+        Returns:
+            Shape (tokens of the answer, vocabulary), fp32.
+        """
+        generator = self._generator(1, len(prompt) + len(answer) + 1)
+        generator.append_tokens(np.array([prompt], dtype=np.int32))
+        rows = [np.array(generator.get_logits(), dtype=np.float32).reshape(-1)]
+        for token in answer[:-1]:
+            generator.append_tokens(np.array([[token]], dtype=np.int32))
+            rows.append(np.array(generator.get_logits(), dtype=np.float32).reshape(-1))
+        return np.stack(rows)
+
+    def timed(self, query: str, max_new_tokens: int = MAX_NEW_TOKENS) -> Timing:
+        """Answer one query at batch 1 and say how long its phases took (errors as `encode`)."""
+        start = time.perf_counter()
+        prompt = self.encode(query)
+        before = time.perf_counter()
+        generator = self._generator(1, len(prompt) + max_new_tokens)
+        generator.append_tokens(np.array([prompt], dtype=np.int32))
+        generator.generate_next_token()
+        first = time.perf_counter()
+        tokens = 0
+        while not generator.is_done():
+            generator.generate_next_token()
+            tokens += 1
+        last = time.perf_counter()
+        self.decode(self._answer_ids(generator, 0, len(prompt)))
+        end = time.perf_counter()
+        return Timing(len(prompt), first - before, tokens, last - first, end - start)
+
+    def _generator(self, batch_size: int, max_length: int) -> Any:
+        params = self._genai.GeneratorParams(self._model)
+        params.set_search_options(batch_size=batch_size, max_length=max_length, do_sample=False)
+        return self._genai.Generator(self._model, params)
+
+    def _answer_ids(self, generator: Any, row: int, width: int) -> list[int]:
+        ids = [int(token) for token in generator.get_sequence(row)][width:]
+        ends = [at for at, token in enumerate(ids) if token in self.end_ids]
+        return ids[: ends[0]] if ends else ids
+
+
+def check_folder(folder: Path) -> None:
+    """Raises `UserError` when a file that `OnnxStudent` needs is missing from a model folder."""
+    needed = [*MODEL_FILES, *(f"{TASK_FOLDER}/{name}" for name in TASK_FILES)]
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        state = f"lacks {', '.join(missing)}" if folder.is_dir() else "not found"
+        raise UserError(f"{folder}: {state}; make it with `dvc repro` or fetch it with `dvc pull`")
+
+
+def equal_length_batches(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Indices of prompts in batches of one length each, at most ``batch_size`` a batch.
+
+    Like prompts come together, since like commands have answers of like length and a batch runs
+    until its longest answer ends.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), prompts[index]))
+    batch: list[int] = []
+    for index in order:
+        if batch and (
+            len(batch) == batch_size or len(prompts[index]) != len(prompts[batch[0]])
+        ):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _common_length(prompts: Sequence[Sequence[int]]) -> int:
+    lengths = {len(prompt) for prompt in prompts}
+    if len(lengths) != 1:
+        raise ValueError(f"expected prompts of one length, found {sorted(lengths)}")
+    return lengths.pop()
+
+
+def _load(folder: Path, threads: int | None) -> tuple[Any, Any]:
+    import onnxruntime_genai  # slow to load, and not needed to read a task or check a folder
+
+    onnxruntime_genai.disable_telemetry_events()
+    config = onnxruntime_genai.Config(str(folder))
+    if threads is not None:
+        options = {"session_options": {"intra_op_num_threads": threads}}
+        config.overlay(json.dumps({"model": {"decoder": options}}))
+    return onnxruntime_genai, onnxruntime_genai.Model(config)

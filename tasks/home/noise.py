@@ -1,0 +1,90 @@
+"""How a sentence is said and written: punctuation, casing, politeness, typing slips."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+
+_POLITE_FRONT = ("please", "can you", "could you", "would you", "hey", "ok", "could you please", "i want you to", "i'd like you to")  # fmt: skip
+_POLITE_BACK = ("please", "for me", "thanks", "thank you", "now")
+_QUESTION = re.compile(r"(what|how|is|are|who|where|which|do|tell|whats|hows)\b")
+_NEIGHBOURS = {
+    "a": "sq", "b": "vn", "c": "xv", "d": "sf", "e": "wr", "f": "dg", "g": "fh", "h": "gj", "i": "uo",
+    "j": "hk", "k": "jl", "l": "k", "m": "n", "n": "bm", "o": "ip", "p": "o", "q": "w", "r": "et",
+    "s": "ad", "t": "ry", "u": "yi", "v": "cb", "w": "qe", "x": "zc", "y": "tu", "z": "x",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text of a sentence; a value is what a slot takes and is never misspelt, since a misspelt name
+    has no answer that could be checked."""
+
+    text: str
+    value: bool = False
+
+
+def join(pieces: list[Piece]) -> str:
+    """The pieces as one clean line."""
+    text = " ".join("".join(piece.text for piece in pieces).split())
+    text = re.sub(r"(?<=[a-z]) ?%", " percent", text)
+    # "the emma's lamp" is not English; a possessive is its own determiner.
+    return re.sub(r"\b(?:the|my|our) (?=[a-z]+'s )", "", text)
+
+
+def speak(pieces: list[Piece], rng: random.Random, *, noisy: bool, polite: bool) -> str:
+    """The sentence as somebody says or types it; ``noisy`` adds typing slips and odd casing."""
+    first, last = _outer_values(pieces)
+    if noisy:
+        pieces = _misspell(pieces, rng)
+    text = join(pieces)
+    question = _QUESTION.match(text) is not None
+    if polite and rng.random() < 0.15 and not first and not question:
+        text = f"{rng.choice(_POLITE_FRONT)} {text}"
+    if polite and rng.random() < 0.1 and not last:
+        text = f"{text} {rng.choice(_POLITE_BACK)}"
+    if rng.random() < 0.2:
+        text += "?" if question else rng.choice(".!.")
+    return _case(text, rng, noisy)
+
+
+def _outer_values(pieces: list[Piece]) -> tuple[bool, bool]:
+    # Words added next to a free value would become part of it ("announce dinner is ready please").
+    solid = [piece for piece in pieces if piece.text.strip()]
+    return (solid[0].value, solid[-1].value) if solid else (True, True)
+
+
+def _case(text: str, rng: random.Random, noisy: bool) -> str:
+    draw = rng.random()
+    if noisy and draw < 0.3:
+        return text.upper() if draw < 0.15 else text.title()
+    return text[:1].upper() + text[1:] if draw < 0.5 else text
+
+
+def _misspell(pieces: list[Piece], rng: random.Random) -> list[Piece]:
+    places = [
+        (index, match.start(), match.end())
+        for index, piece in enumerate(pieces)
+        if not piece.value
+        for match in re.finditer(r"[a-z]{4,}", piece.text)
+    ]
+    out = list(pieces)
+    for index, start, end in rng.sample(places, min(len(places), rng.choice((1, 1, 2)))):
+        text = out[index].text
+        # An earlier slip in the same piece may have moved the word by one letter; that is a slip too.
+        out[index] = Piece(text[:start] + _slip(text[start:end], rng) + text[end:])
+    return out
+
+
+def _slip(word: str, rng: random.Random) -> str:
+    at = rng.randrange(1, max(2, len(word) - 1))
+    kind = rng.randrange(4)
+    if kind == 0:
+        return word[:at] + word[at + 1 :]
+    if kind == 1:
+        return word[:at] + word[at : at + 1] * 2 + word[at + 1 :]
+    if kind == 2:
+        return word[:at] + word[at + 1 : at + 2] + word[at : at + 1] + word[at + 2 :]
+    wrong = rng.choice(_NEIGHBOURS.get(word[at : at + 1], "e"))
+    return word[:at] + wrong + word[at + 1 :]

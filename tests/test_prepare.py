@@ -1,0 +1,180 @@
+"""Splits are frozen, free of leaks, balanced and canonical; sampling respects the grammar."""
+
+import dataclasses
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from supertiny.calls import call_from_json
+from supertiny.errors import UserError
+from supertiny.params import core
+from supertiny.params.prepare import Prepare
+from supertiny.prepare import NearDuplicates, draw_splits, leakage, row_id, token_set
+from supertiny.task import load_task
+from tasks.home import gold
+from tasks.home.names import FOLDER, NameLists
+
+TASK = load_task("home")
+SMALL = dataclasses.replace(core.load(Prepare), train_rows=900, dev_rows=120, test_rows=250)
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return draw_splits(gold.load(SMALL), TASK, SMALL)[0]
+
+
+def rows(splits):
+    return [row for split in splits.values() for row in split]
+
+
+def test_the_same_params_give_the_same_rows(splits):
+    again = draw_splits(gold.load(SMALL), TASK, SMALL)[0]
+    assert json.dumps(again) == json.dumps(splits)
+
+
+def test_more_training_rows_leave_test_and_dev_as_they_are(splits):
+    more = dataclasses.replace(SMALL, train_rows=1000)
+    other = draw_splits(gold.load(more), TASK, more)[0]
+    assert other["test"] == splits["test"] and other["dev"] == splits["dev"]
+
+
+def test_another_seed_gives_another_test_set(splits):
+    other = dataclasses.replace(SMALL, seed=SMALL.seed + 1)
+    assert draw_splits(gold.load(other), TASK, other)[0]["test"] != splits["test"]
+
+
+def test_nothing_of_test_is_in_train(splits):
+    report = leakage(splits, SMALL.max_similarity)
+    assert {key: value for key, value in report.items() if key.startswith("leak")} == {
+        f"leak_{split}_{kind}": 0
+        for split in ("dev", "test")
+        for kind in ("templates", "names", "near_duplicates")
+    }
+
+
+def test_the_leakage_report_finds_what_was_leaked(splits):
+    leaked = {**splits, "train": splits["train"] + splits["test"][:40]}
+    report = leakage(leaked, SMALL.max_similarity)
+    assert report["leak_test_near_duplicates"] >= 40
+    assert report["leak_test_names"] > 10
+    assert report["leak_test_templates"] > 10
+
+
+def test_every_call_is_legal_and_every_tool_is_taught(splits):
+    for row in rows(splits):
+        TASK.validate(call_from_json(row["call"]))
+    counts = Counter(row["call"]["name"] for row in splits["train"])
+    assert set(counts) == {*TASK.tools, "no_call"}
+
+
+def test_balance_one_makes_rare_tools_as_frequent_as_others():
+    def rarest_share(balance):
+        params = dataclasses.replace(SMALL, tool_balance=balance, dev_rows=1, test_rows=1)
+        train = draw_splits(gold.load(params), TASK, params)[0]["train"]
+        counts = Counter(row["call"]["name"] for row in train if row["source"] != "out_of_scope")
+        return counts["HassVacuumReturnToBase"] / len(train)
+
+    assert rarest_share(1) > 3 * rarest_share(0)
+
+
+def test_shares_are_kept(splits):
+    train = splits["train"]
+    no_calls = sum(row["call"]["name"] == "no_call" for row in train) / len(train)
+    assert no_calls == pytest.approx(SMALL.no_call_share, abs=0.03)
+    commands = [row for row in train if row["source"] != "out_of_scope"]
+    noisy = sum("noise" in row["slices"] for row in commands) / len(commands)
+    assert noisy == pytest.approx(SMALL.noise_share, abs=0.05)
+
+
+def test_free_values_can_be_copied_from_the_query(splits):
+    """A value that is not in the query could only be guessed."""
+    for row in rows(splits):
+        schemas = TASK.tools[row["call"]["name"]].properties if row["names"] else {}
+        query = row["query"].lower()
+        for key, value in row["call"]["arguments"].items():
+            if "x-fold" in schemas.get(key, {}) and value in row["names"]:
+                assert value in query, row
+
+
+def test_names_fit_the_domain_of_the_template(splits):
+    lists = NameLists(SMALL.seed, SMALL.held_out_share)
+    blinds_and_valves = {*lists.all("cover"), *lists.all("valve")}
+    fans = set(lists.all("fan"))
+    for row in rows(splits):
+        name = row["call"]["arguments"].get("name")
+        if name and row["call"]["name"] == "HassSetPosition":
+            assert name in blinds_and_valves, row
+        if name and row["call"]["name"] == "HassFanSetSpeed":
+            assert name in fans, row
+
+
+def test_numbers_are_spoken_as_digits_and_as_words(splits):
+    train = splits["train"]
+    with_number = [r for r in train if any(isinstance(v, int | float) for v in r["call"]["arguments"].values())]
+    words = sum("number_words" in row["slices"] for row in with_number) / len(with_number)
+    assert 0.2 < words < 0.55
+
+
+def test_nobody_says_the_my(splits):
+    for row in rows(splits):
+        assert not re.search(r"\b(the|my|our) (my|our)\b", row["query"].lower()), row
+
+
+def test_no_query_of_a_home_is_out_of_scope(splits):
+    """The filter dropped what a home could serve; these words would be its slips."""
+    for row in rows(splits):
+        if row["call"]["name"] == "no_call":
+            assert not re.search(r"\b(lights?|thermostat|weather|timer|vacuum)\b", row["query"].lower()), row
+
+
+def test_ids_are_unique_and_stable(splits):
+    ids = [row["id"] for row in rows(splits)]
+    assert len(set(ids)) == len(ids)
+    assert row_id("turn on the lamp") == "a5ac8c2b8f1bb65c" or len(row_id("x")) == 16
+
+
+def test_too_many_rows_is_a_users_error():
+    class Tiny:
+        def stream(self, split):
+            while True:
+                yield {"query": "hello", "call": {"name": "HassRespond", "arguments": {}},
+                       "source": "template", "template": split, "names": [], "slices": []}  # fmt: skip
+
+    with pytest.raises(UserError, match="prepare.test_rows: asked for 250, the task's source gave 1"):
+        draw_splits(Tiny(), TASK, SMALL)
+
+
+def test_an_illegal_gold_call_is_a_users_error():
+    class Wrong:
+        def stream(self, split):
+            yield {"query": "hello", "call": {"name": "HassRespnd", "arguments": {}},
+                   "source": "template", "template": split, "names": [], "slices": []}  # fmt: skip
+
+    with pytest.raises(UserError, match="illegal call for 'hello': unknown tool 'HassRespnd'"):
+        draw_splits(Wrong(), TASK, SMALL)
+
+
+def test_near_duplicates_agree_with_the_definition(splits):
+    texts = [row["query"] for row in splits["dev"]]
+    index = NearDuplicates(0.5)
+    for text in texts[:60]:
+        index.add(text)
+    for text in texts[60:]:
+        expected = max(
+            len(token_set(text) & token_set(other)) / len(token_set(text) | token_set(other))
+            for other in texts[:60]
+        )
+        assert index.highest(text) == pytest.approx(expected)
+
+
+def test_name_lists_are_wide_lower_case_and_in_one_split_each():
+    lists = NameLists(1, 0.2)
+    for name in ("light", "switch", "fan", "media_player", "climate", "cover", "lock", "area"):
+        assert len(lists.all(name)) >= 200, name
+    for path in FOLDER.glob("*.txt"):
+        names = path.read_text(encoding="utf-8").splitlines()
+        assert names == sorted(set(names)), path
+        assert all(name == name.lower().strip() and name for name in names), path
