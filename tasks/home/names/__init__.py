@@ -1,0 +1,75 @@
+"""Names and other free values, one list per file, each entry in exactly one split."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+MEDIA_LISTS = (
+    "media_artist", "media_album", "media_track", "media_playlist", "media_podcast", "media_movie",
+    "media_tv_show",
+)  # fmt: skip
+
+# Template lists that draw from another list's file.
+_FILES = {"shopping_list_item": "shopping_item", "todo_list_item": "todo_item"}
+_FILES |= {"input_button": "button"}
+
+# Words a template itself uses for a whole class ("the blinds", "the garage door"): as a name they
+# would have two readings.
+_CLASS_WORDS = {
+    "light", "lights", "lighting", "lamp", "lamps", "fan", "fans", "awning", "awnings", "blind",
+    "blinds", "curtain", "curtains", "door", "doors", "garage door", "garage doors", "gate", "gates",
+    "shade", "shades", "shutter", "shutters", "window", "windows", "lock", "locks", "switch",
+    "switches", "media", "media player", "media players", "music", "mower", "lawn", "lawn mower",
+    "shopping", "volume", "brightness", "timer", "temperature",
+}  # fmt: skip
+
+# Everyday places stay in train: a product that has not met "kitchen" serves nobody.
+_ALWAYS_TRAIN = {
+    "kitchen", "living room", "bedroom", "bathroom", "hallway", "office", "garage", "dining room",
+    "ground", "first", "second", "upstairs", "downstairs", "home", "work",
+}  # fmt: skip
+
+
+class NameLists:
+    """Draws from the list files; a name of test is never drawn for train or dev."""
+
+    def __init__(self, seed: int, held_out: float) -> None:
+        self._splits: dict[str, dict[str, list[str]]] = {}
+        for path in sorted(FOLDER.glob("*.txt")):
+            names = [name for name in path.read_text(encoding="utf-8").splitlines() if name]
+            self._splits[path.stem] = _split(seed, held_out, sorted(set(names) - _CLASS_WORDS))
+
+    def has(self, list_name: str) -> bool:
+        """Whether there is a list of that name."""
+        return _FILES.get(list_name, list_name) in self._splits
+
+    def pick(self, list_name: str, split: str, rng: random.Random) -> str:
+        """One entry of the list's share for ``split``."""
+        return rng.choice(self._splits[_FILES.get(list_name, list_name)][split])
+
+    def all(self, list_name: str) -> list[str]:
+        """Every entry of a list, all splits together."""
+        shares = self._splits[_FILES.get(list_name, list_name)].values()
+        return sorted(name for share in shares for name in share)
+
+    def list_names(self) -> list[str]:
+        """Names of all lists."""
+        return sorted(self._splits)
+
+
+def _split(seed: int, held_out: float, names: list[str]) -> dict[str, list[str]]:
+    # One hash for all lists: a name that stands in two of them is in the same split in both.
+    ranked = sorted(
+        (name for name in names if name not in _ALWAYS_TRAIN),
+        key=lambda name: hashlib.sha256(f"{seed}:name:{name}".encode()).digest(),
+    )
+    shares: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
+    for name in ranked:
+        position = hashlib.sha256(f"{seed}:name:{name}".encode()).digest()[0] / 256
+        share = "test" if position < held_out else "dev" if position < 1.5 * held_out else "train"
+        shares[share].append(name)
+    shares["train"] = sorted(shares["train"] + [name for name in names if name in _ALWAYS_TRAIN])
+    return shares
