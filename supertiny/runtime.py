@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -28,6 +28,7 @@ MAX_NEW_TOKENS = 64
 MODEL_FILES = ("genai_config.json", "model.onnx", "model.onnx.data", "tokenizer.json")
 TASK_FOLDER = "task"
 TASK_FILES = ("task.yaml", "tools.json")
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,12 @@ class OnnxStudent:
         """Token ids of the prompt of a query, the start token first.
 
         Raises:
-            CallError: more than `max_prompt_tokens` tokens.
+            CallError: blank, no valid Unicode text, or more than `max_prompt_tokens` tokens.
         """
+        if not query.strip():
+            raise CallError("query is blank")
+        if any("\ud800" <= letter <= "\udfff" for letter in query):
+            raise CallError("query is no valid Unicode text (a lone surrogate)")
         text = self.task.render_prompt(query)
         ids = [self.start_id, *self.tokenizer.encode(text, add_special_tokens=False).ids]
         if len(ids) > self.max_prompt_tokens:
@@ -90,18 +95,21 @@ class OnnxStudent:
         queries: Sequence[str],
         max_new_tokens: int = MAX_NEW_TOKENS,
         batch_size: int = 32,
+        quiet: bool = False,
     ) -> list[str]:
         """The raw greedy answer to each query, in order, without the end token.
 
+        Progress goes to stderr, unless ``quiet`` or where that is no terminal.
         Only prompts of the same length share a batch, so nothing is ever padded: the graph picks
         the logits of the last column, and its attention takes no account of padding before it.
 
         Raises:
-            CallError: a query is too long; nothing was run.
+            CallError: what `encode` raises for any query; nothing was run.
         """
         found = [""] * len(queries)
         prompts = [self.encode(query) for query in queries]
-        with tqdm(total=len(queries), unit="query", mininterval=1.0, disable=None) as progress:
+        hide = True if quiet else None
+        with tqdm(total=len(queries), unit="query", mininterval=1.0, disable=hide) as progress:
             for members in equal_length_batches(prompts, batch_size):
                 rows = self.generate([prompts[index] for index in members], max_new_tokens)
                 for index, row in zip(members, rows, strict=True):
@@ -113,7 +121,7 @@ class OnnxStudent:
         """The call for one query.
 
         Raises:
-            CallError: the query is too long, or the answer is no legal call of the task.
+            CallError: what `encode` raises, or the answer is no legal call of the task.
         """
         row = self.generate([self.encode(query)], max_new_tokens)[0]
         return self.task.parse_call(self.decode(row), query)
@@ -132,7 +140,7 @@ class OnnxStudent:
             except CallError as error:
                 results[index] = error
         fit = [index for index in range(len(queries)) if index not in results]
-        texts = self.answers([queries[index] for index in fit], max_new_tokens, batch_size)
+        texts = self.answers([queries[index] for index in fit], max_new_tokens, batch_size, True)
         for index, text in zip(fit, texts, strict=True):
             try:
                 results[index] = self.task.parse_call(text, queries[index])
@@ -140,8 +148,10 @@ class OnnxStudent:
                 results[index] = error
         return [results[index] for index in range(len(queries))]
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
-        """Greedy continuations of prompts of one length, each cut before its end token.
+    def generate(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, keep_end: bool = False
+    ) -> list[list[int]]:
+        """Greedy continuations of prompts of one length, cut before (or after) the end token.
 
         Raises:
             ValueError: the prompts differ in length.
@@ -151,7 +161,7 @@ class OnnxStudent:
         generator.append_tokens(np.array(prompts, dtype=np.int32))
         while not generator.is_done():
             generator.generate_next_token()
-        return [self._answer_ids(generator, row, width) for row in range(len(prompts))]
+        return [self._answer_ids(generator, row, width, keep_end) for row in range(len(prompts))]
 
     def logits(self, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
         """Logits of the token after the prompt and after each token of an answer but the last.
@@ -190,10 +200,23 @@ class OnnxStudent:
         params.set_search_options(batch_size=batch_size, max_length=max_length, do_sample=False)
         return self._genai.Generator(self._model, params)
 
-    def _answer_ids(self, generator: Any, row: int, width: int) -> list[int]:
+    def _answer_ids(
+        self, generator: Any, row: int, width: int, keep_end: bool = False
+    ) -> list[int]:
         ids = [int(token) for token in generator.get_sequence(row)][width:]
         ends = [at for at, token in enumerate(ids) if token in self.end_ids]
-        return ids[: ends[0]] if ends else ids
+        return ids[: ends[0] + keep_end] if ends else ids
+
+
+def size_mb(folder: Path) -> float:
+    """Megabytes (10**6 bytes) of all files of a model folder."""
+    return round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6, 1)
+
+
+def spread(items: Sequence[_Item], count: int) -> list[_Item]:
+    """At most ``count`` items at even distances, the first one included, in order."""
+    step = max(1.0, len(items) / count)
+    return [items[int(at * step)] for at in range(min(count, len(items)))]
 
 
 def check_folder(folder: Path) -> None:
@@ -214,9 +237,7 @@ def equal_length_batches(prompts: Sequence[Sequence[int]], batch_size: int) -> I
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), prompts[index]))
     batch: list[int] = []
     for index in order:
-        if batch and (
-            len(batch) == batch_size or len(prompts[index]) != len(prompts[batch[0]])
-        ):
+        if batch and (len(batch) == batch_size or len(prompts[index]) != len(prompts[batch[0]])):
             yield batch
             batch = []
         batch.append(index)

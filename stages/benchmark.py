@@ -1,0 +1,30 @@
+"""Time one ONNX variant: latency, tokens per second, peak memory, size, price per million.
+
+Limits: one query at a time, on this machine as busy as it is now; the price per hour is an
+assumption of params.yaml. The numbers differ from run to run.
+
+    dvc repro benchmark@int8        (or: python -m stages.benchmark int8)
+"""
+
+import sys
+from pathlib import Path
+
+from supertiny.benchmark import benchmark
+from supertiny.errors import UserError
+from supertiny.io import read_jsonl, write_json
+from supertiny.params.benchmark import Benchmark
+from supertiny.stage import run_stage
+
+
+def main(params: Benchmark) -> None:
+    """Write metrics/bench/<variant>.json."""
+    if len(sys.argv) != 2:
+        raise UserError(f"found the arguments {sys.argv[1:]}, expected one variant such as int8")
+    variant = sys.argv[1]
+    queries = [row["query"] for row in read_jsonl("data/queries/test.jsonl")]
+    metrics = benchmark(Path("models/onnx") / variant, queries, params)
+    write_json(f"metrics/bench/{variant}.json", metrics)
+
+
+if __name__ == "__main__":
+    run_stage(main, Benchmark)

@@ -1,0 +1,74 @@
+"""Evaluate one variant on the frozen test set: is each tool call the one that was meant?
+
+Right means equivalent to the gold call (`supertiny.calls.canonical`); no partial credit except in
+`soft_score`. Honest limits: gold comes from the task's grammar and its own sentences, so the
+numbers hold for inputs like those; the untrained `base` is shown the tools and a few examples and
+could do better with more prompt work; answers are greedy and unconstrained, one seedless pass.
+
+    python -m stages.evaluate VARIANT      # rules, base, sft, fp32, int8, int4
+"""
+
+import sys
+from pathlib import Path
+
+from supertiny.errors import UserError
+from supertiny.evaluate import (
+    Answers,
+    Outputs,
+    few_shot_answers,
+    onnx_answers,
+    read_queries,
+    rule_answers,
+    torch_answers,
+    write_results,
+)
+from supertiny.params.core import task_name
+from supertiny.params.evaluate import Evaluate
+from supertiny.stage import run_stage
+from supertiny.task import Task, load_task
+
+QUERIES = Path("data/queries")
+MODELS = Path("models")
+VARIANTS = ("rules", "base", "sft", "fp32", "int8", "int4")
+
+
+def main(params: Evaluate) -> None:
+    variant = _variant()
+    task = load_task(task_name())
+    rows = read_queries(QUERIES / "test.jsonl", task)
+    answers = _answers(variant, task, [row["query"] for row in rows], params)
+    outputs = Outputs.of(
+        variant, Path("metrics/eval") / task.name, Path("reports/plots") / task.name
+    )
+    values = write_results(task, rows, answers, outputs)
+    print(
+        f"{variant}: exact match {values['exact_match']:.2%} "
+        f"({values['exact_match_low']:.2%} to {values['exact_match_high']:.2%}) "
+        f"of {values['n']} inputs, tool {values['tool_accuracy']:.2%}, "
+        f"unparsable {values['unparsable_rate']:.2%}"
+    )
+
+
+def _variant() -> str:
+    found = sys.argv[1:]
+    if len(found) != 1 or found[0] not in VARIANTS:
+        raise UserError(
+            f"found variant {' '.join(found) or 'none'!r}, expected one of: {', '.join(VARIANTS)}; "
+            "for example `python -m stages.evaluate sft`"
+        )
+    return found[0]
+
+
+def _answers(variant: str, task: Task, queries: list[str], params: Evaluate) -> Answers:
+    if variant == "rules":
+        return rule_answers(task, QUERIES, queries)
+    if variant == "base":
+        train = read_queries(QUERIES / "train.jsonl", task)
+        return few_shot_answers(task, MODELS / "base", train, queries, params)
+    if variant == "sft":
+        return torch_answers(task, MODELS / "sft", queries, params)
+    return onnx_answers(task, MODELS / "onnx" / variant, queries, params)
+
+
+if __name__ == "__main__":
+    run_stage(main, Evaluate)

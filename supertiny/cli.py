@@ -1,0 +1,216 @@
+"""The command `supertiny`: predict with an exported model, show and check the parameters.
+
+Exit codes: 0 done; 1 at least one query got no legal call; 2 a mistake in the command or a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+
+from tqdm import tqdm
+
+from supertiny.errors import CallError, UserError
+from supertiny.params import core
+from supertiny.task import load_task
+
+if TYPE_CHECKING:
+    from supertiny.runtime import OnnxStudent
+
+DEFAULT_MODEL = Path("models/onnx/int8")
+CHUNK = 1024  # rows answered together: enough that batches of one length are full
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command line and exit with its code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="supertiny", description="Tiny tool-calling models.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    predict = commands.add_parser(
+        "predict",
+        help="turn a query, or a file of them, into tool calls",
+        description='One query prints {"arguments":...,"name":...}. With --input, each line '
+        '{"query": ...} is written with its other keys and "call", or "error" where there is none; '
+        'keys "call" and "error" of the input are replaced.',
+    )
+    predict.add_argument("query", nargs="?", help="what was said, such as 'dim the lights to 30'")
+    predict.add_argument("--input", metavar="JSONL", help="file of queries, - for standard input")
+    predict.add_argument("--output", metavar="JSONL", help="where calls go, - (default) for stdout")
+    predict.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="default: %(default)s")
+    predict.add_argument("--task", help="the task that the model must be for")
+    predict.add_argument("--threads", type=_positive, help="CPU threads; default: all cores")
+    predict.add_argument("--batch-size", type=_positive, default=32, help="default: %(default)s")
+    predict.set_defaults(run=_predict, fail=predict.error)
+    params = commands.add_parser("params", help="every parameter: value, allowed values, meaning")
+    params.set_defaults(run=_params)
+    check = commands.add_parser("check", help="check params.yaml and the task, run nothing")
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 1")
+    return int(text)
+
+
+def _params(_: argparse.Namespace) -> int:
+    for name, section in core.load_all().items():
+        if name == "task":
+            print(f"task: {section}\n    a folder under tasks/")
+            continue
+        print(f"\n{name}: {type(section).__doc__}")
+        for key, allowed, doc in core.describe(type(section)):
+            print(f"  {key}: {getattr(section, key)!r}\n    {doc} ({allowed})")
+    return 0
+
+
+def _check(_: argparse.Namespace) -> int:
+    task = load_task(core.task_name())
+    print(f"params.yaml is valid; task {task.name} has {len(task.tools)} tools")
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    if (arguments.query is None) == (arguments.input is None):
+        arguments.fail("give either a query or --input")
+    if arguments.output is not None and arguments.input is None:
+        arguments.fail("--output needs --input")
+    if arguments.query is not None:
+        return _predict_one(_load(arguments), arguments.query)
+    with _reader(arguments.input) as lines, _writer(arguments.output or "-") as out:
+        return _predict_file(_load(arguments), lines, out, arguments.batch_size)
+
+
+def _load(arguments: argparse.Namespace) -> OnnxStudent:
+    from supertiny.runtime import OnnxStudent  # here, so that the other commands start at once
+
+    student = OnnxStudent(arguments.model, threads=arguments.threads)
+    if arguments.task not in (None, student.task.name):
+        raise UserError(
+            f"{arguments.model}: made for task {student.task.name!r}, --task is "
+            f"{arguments.task!r}; give the folder of a model of that task with --model"
+        )
+    return student
+
+
+def _predict_one(student: OnnxStudent, query: str) -> int:
+    try:
+        print(_dump(student.predict(query).to_json(), compact=True))
+    except CallError as error:
+        print(f"error: no legal call: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _predict_file(student: OnnxStudent, lines: BinaryIO, out: TextIO, batch_size: int) -> int:
+    numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+    done = failed = 0
+    with tqdm(unit="query", desc="predict", mininterval=0.5) as progress:
+        while chunk := list(islice(numbered, CHUNK)):
+            rows = _answered(student, chunk, batch_size)
+            for (number, _), row in zip(chunk, rows, strict=True):
+                if "error" in row:
+                    failed += 1
+                    progress.write(f"line {number}: {row['error']}", file=sys.stderr)
+                print(_dump(row), file=out)
+            done += len(chunk)
+            progress.update(len(chunk))
+    print(f"{done} lines: {done - failed} calls, {failed} failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _answered(
+    student: OnnxStudent, chunk: list[tuple[int, bytes]], batch_size: int
+) -> list[dict[str, Any]]:
+    """The output row of each numbered line."""
+    rows = [_read_row(number, line) for number, line in chunk]
+    good = [row for row in rows if "error" not in row]
+    calls = student.predict_many([row["query"] for row in good], batch_size=batch_size)
+    for row, call in zip(good, calls, strict=True):
+        if isinstance(call, CallError):
+            row["error"] = str(call)
+        else:
+            row["call"] = call.to_json()
+    return rows
+
+
+def _read_row(number: int, line: bytes) -> dict[str, Any]:
+    """A line's object, without ``call``; with ``error`` if it holds no query."""
+    try:
+        row = json.loads(line, parse_constant=_refuse_constant)
+        _dump(row).encode()  # refuses lone surrogates, which no output file could hold
+    except (ValueError, RecursionError) as error:
+        return {"line": number, "error": f"not valid JSON: {error}"}
+    if not isinstance(row, dict):
+        return {"line": number, "error": f"expected an object, found {type(row).__name__}"}
+    row = {key: value for key, value in row.items() if key not in ("call", "error")}
+    if "query" not in row:
+        row["error"] = 'no key "query"'
+    elif not isinstance(row["query"], str):
+        row["error"] = f"query: expected a string, found {type(row['query']).__name__}"
+    return row
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _dump(value: Any, compact: bool = False) -> str:
+    separators = (",", ":") if compact else None
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=separators)
+
+
+@contextmanager
+def _reader(name: str) -> Iterator[BinaryIO]:
+    if name == "-":
+        yield sys.stdin.buffer
+        return
+    if not Path(name).is_file():
+        raise UserError(f"--input {name}: file not found")
+    with Path(name).open("rb") as file:
+        yield file
+
+
+@contextmanager
+def _writer(name: str) -> Iterator[TextIO]:
+    """A file that appears under its name once everything is written, or standard output."""
+    if name == "-":
+        yield sys.stdout
+        return
+    path = Path(name)
+    if not path.parent.is_dir() or path.is_dir():
+        raise UserError(f"--output {name}: expected a file in a folder that exists")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Queries with their gold calls in, scored answers out.
+
+How a variant answers is loaded only when it is asked for, so that the rule baseline needs no
+torch and a change of the ONNX runtime leaves the PyTorch variants' results standing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from supertiny import metrics
+from supertiny.calls import ToolCall, call_from_json
+from supertiny.errors import CallError, UserError
+from supertiny.io import iter_jsonl, write_json, write_jsonl, write_text, write_tsv
+from supertiny.params.evaluate import Evaluate
+from supertiny.task import Task
+
+Answers = Sequence[str | ToolCall]
+_KEYS = {"id": str, "query": str, "call": dict, "source": str, "slices": list}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files that one variant's evaluation writes."""
+
+    metrics: Path
+    predictions: Path
+    errors: Path
+    tools: Path
+    confusion: Path
+
+    @staticmethod
+    def of(variant: str, folder: Path, plots: Path) -> Outputs:
+        """Names from the variant's; ``folder`` holds all but the confusion plot."""
+        return Outputs(
+            metrics=folder / f"{variant}.json",
+            predictions=folder / f"{variant}.predictions.jsonl",
+            errors=folder / f"{variant}.errors.jsonl",
+            tools=folder / f"{variant}.tools.tsv",
+            confusion=plots / f"{variant}.confusion.csv",
+        )
+
+
+def read_queries(path: Path | str, task: Task) -> list[dict[str, Any]]:
+    """Rows of a query file, each with a legal gold call.
+
+    Raises:
+        UserError: the file is missing or empty; a row lacks a key, has one of the wrong type, an id
+            used before, or a gold call that the task's tools do not allow (line named).
+    """
+    rows, ids = [], set()
+    for number, row in iter_jsonl(path):
+        problem = _row_problem(row, task)
+        if problem is None and row["id"] in ids:
+            problem = f"id {row['id']!r} is used twice"
+        if problem is not None:
+            raise UserError(f"{path}, line {number}: {problem}; run `dvc repro prepare`")
+        ids.add(row["id"])
+        rows.append(row)
+    if not rows:
+        raise UserError(f"{path}: no rows; expected at least one query, run `dvc repro prepare`")
+    return rows
+
+
+def _row_problem(row: dict[str, Any], task: Task) -> str | None:
+    for key, kind in _KEYS.items():
+        if not isinstance(row.get(key), kind):
+            return f"{key}: found {row.get(key)!r}, expected {kind.__name__}"
+    try:
+        task.validate(call_from_json(row["call"]))
+    except CallError as error:
+        return f"gold call: {error}"
+    return None
+
+
+def rule_answers(task: Task, queries_dir: Path, queries: Sequence[str]) -> Answers:
+    """What the task's own rule baseline answers: ``load(folder, queries_dir).answer(query)``."""
+    rules = task.module("rules").load(task.folder, queries_dir)
+    progress = tqdm(queries, unit="query", mininterval=1.0, disable=None)
+    return [rules.answer(query) for query in progress]
+
+
+def torch_answers(task: Task, model: Path, queries: Sequence[str], params: Evaluate) -> Answers:
+    """What a trained PyTorch student answers."""
+    from supertiny.student import TorchStudent
+
+    student = TorchStudent(model, task, threads=params.threads)
+    return student.answers(queries, params.max_new_tokens, params.batch_size)
+
+
+def few_shot_answers(
+    task: Task,
+    model: Path,
+    train: Sequence[dict[str, Any]],
+    queries: Sequence[str],
+    params: Evaluate,
+) -> Answers:
+    """What an untrained model answers that is shown the tools and examples from ``train``."""
+    from supertiny.student import TorchStudent, choose_examples
+
+    examples = choose_examples(train, params.few_shot)
+    student = TorchStudent(model, task, threads=params.threads, examples=examples)
+    return student.answers(queries, params.few_shot_max_new_tokens, params.batch_size)
+
+
+def onnx_answers(task: Task, model: Path, queries: Sequence[str], params: Evaluate) -> Answers:
+    """What an exported student answers in ONNX Runtime."""
+    from supertiny.runtime import OnnxStudent
+
+    del task  # the model folder carries its own
+    student = OnnxStudent(model, threads=params.threads)
+    return student.answers(queries, params.max_new_tokens, params.batch_size)
+
+
+def write_results(
+    task: Task, rows: Sequence[dict[str, Any]], answers: Answers, outputs: Outputs
+) -> dict[str, float]:
+    """Score the answers, write every file of ``outputs``, and return the metrics."""
+    values, predictions = metrics.score(task, rows, answers)
+    wrong = [row for row in predictions if not row["exact"]]
+    write_json(outputs.metrics, values)
+    write_jsonl(outputs.predictions, predictions)
+    write_jsonl(outputs.errors, sorted(wrong, key=lambda row: (row["gold"]["name"], row["id"])))
+    write_tsv(outputs.tools, metrics.TOOL_COLUMNS, metrics.per_tool(predictions))
+    write_text(outputs.confusion, _csv(["gold", "predicted"], metrics.confusion(predictions)))
+    return values
+
+
+def _csv(header: list[str], rows: Sequence[Sequence[str]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
+    return buffer.getvalue()

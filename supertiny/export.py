@@ -1,0 +1,154 @@
+"""PyTorch weights to an ONNX folder that `supertiny.runtime` runs, and the proof of parity."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from supertiny.errors import UserError
+from supertiny.io import read_json, write_json
+from supertiny.runtime import TASK_FILES, TASK_FOLDER, OnnxStudent, check_folder, size_mb, spread
+from supertiny.task import Task, load_task_folder
+
+
+def export_onnx(
+    source: Path,
+    task: Task,
+    out: Path,
+    precision: str,
+    options: Mapping[str, str] | None = None,
+    post: Callable[[Path], None] | None = None,
+) -> None:
+    """Build ``out`` from ``source`` with the model builder of ONNX Runtime GenAI, offline.
+
+    The graph gives the logits of the last position only (``prune_lm_head``). ``out`` is replaced
+    in one rename once it is whole; the same input gives the same bytes.
+
+    Args:
+        source: config, tokenizer and safetensors weights.
+        precision: the builder's name of the number format, ``fp32`` or ``int8``.
+        options: further options of the builder.
+        post: a pass over the built folder before it counts as whole.
+
+    Raises:
+        UserError: ``source`` is missing or the builder cannot build it.
+    """
+    if not (source / "config.json").is_file():
+        raise UserError(f"{source}/config.json: not found; run `dvc repro` or `dvc pull` first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        built = Path(temporary) / "model"
+        _build(source, built, Path(temporary) / "cache", precision, options or {})
+        if post is not None:
+            post(built)
+        _complete(source, built, task)
+        check_folder(built)
+        if out.exists():
+            shutil.rmtree(out)
+        built.rename(out)
+
+
+def _build(
+    source: Path, built: Path, cache: Path, precision: str, options: Mapping[str, str]
+) -> None:
+    # A process of its own: the builder changes sys.path and import state of whoever calls it.
+    extra = {"hf_token": "false", "prune_lm_head": "true", **options}
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
+    command += ["-i", str(source), "-o", str(built), "-p", precision, "-e", "cpu"]
+    command += ["-c", str(cache), "--extra_options", *(f"{k}={v}" for k, v in extra.items())]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    print(f"building {precision} from {source}", flush=True)
+    result = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if result.returncode != 0 or not (built / "model.onnx").is_file():
+        tail = "\n".join(result.stdout.strip().splitlines()[-15:])
+        raise UserError(f"{source}: the ONNX model builder failed on it, its last lines:\n{tail}")
+
+
+def _complete(source: Path, built: Path, task: Task) -> None:
+    """Add tokenizer and task, and make the JSON files canonical."""
+    # The builder writes the tokenizer anew; the one that training used must be the one that ships.
+    shutil.copyfile(source / "tokenizer.json", built / "tokenizer.json")
+    for name in ("genai_config.json", "tokenizer_config.json"):
+        write_json(built / name, read_json(built / name))
+    (built / TASK_FOLDER).mkdir()
+    for name in TASK_FILES:
+        shutil.copyfile(task.folder / name, built / TASK_FOLDER / name)
+    load_task_folder(built / TASK_FOLDER)
+    for path in built.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def parity(
+    source: Path, folder: Path, queries: Sequence[str], max_new_tokens: int
+) -> dict[str, Any]:
+    """Compare an ONNX folder with the fp32 PyTorch weights, one query at a time.
+
+    Returns:
+        ``parity_rows``; ``greedy_identical``, the rows whose greedy token ids, end included, are
+        the same; ``max_abs_logit_difference`` over the vocabulary, after the prompt and after each
+        token of PyTorch's own answer; ``size_mb``.
+    """
+    student = OnnxStudent(folder)
+    reference = _TorchReference(source)
+    identical, difference = 0, 0.0
+    for query in tqdm(queries, unit="query", desc="parity", mininterval=1.0):
+        prompt = student.encode(query)
+        answer, expected = reference.answer(prompt, max_new_tokens)
+        found = student.generate([prompt], max_new_tokens, keep_end=True)[0]
+        identical += found == answer
+        logits = student.logits(prompt, answer)
+        difference = max(difference, float(np.abs(logits - expected).max()))
+    return {
+        "parity_rows": len(queries),
+        "greedy_identical": identical,
+        "max_abs_logit_difference": float(f"{difference:.2g}"),
+        "size_mb": size_mb(folder),
+    }
+
+
+class _TorchReference:
+    """Greedy answers and their logits from the weights before export, in fp32 on the CPU."""
+
+    def __init__(self, source: Path) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self._torch = torch
+        self._model: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        ).eval()
+
+    def answer(self, prompt: list[int], max_new_tokens: int) -> tuple[list[int], np.ndarray]:
+        """Token ids, end included, and their logits, shape (tokens, vocabulary)."""
+        ids = self._torch.tensor([prompt])
+        result = self._model.generate(
+            ids,
+            attention_mask=self._torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        logits = self._torch.cat(result.logits).float().numpy()
+        return result.sequences[0, len(prompt) :].tolist(), logits
+
+
+def parity_queries(rows: Sequence[Mapping[str, Any]], count: int) -> list[str]:
+    """The queries of at most ``count`` rows, spread evenly over the file."""
+    return [row["query"] for row in spread(rows, count)]

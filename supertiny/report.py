@@ -1,0 +1,294 @@
+"""The report: what each step from the baseline to the tiny model does, in Markdown.
+
+Everything shown comes from files that earlier stages wrote; the variants and files are given by
+name, so a result of a variant that was dropped can lie about and is never read.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supertiny.errors import UserError
+from supertiny.io import read_json, read_jsonl
+from supertiny.metrics import paired_bootstrap
+from supertiny.params.report import Report
+from supertiny.task import Task
+
+SPLITS = ("train", "dev", "test")
+_ORIGIN_KEYS = ("source", "package", "repo", "revision", "file", "sha256", "licence")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What one variant's evaluation and, where it was benchmarked, its benchmark found."""
+
+    name: str
+    metrics: Mapping[str, float]
+    predictions: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, str]]
+    bench: Mapping[str, float] | None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the numbers lie; `tables` are JSON files shown key by key under their titles."""
+
+    evaluations: Path
+    benchmarks: Path
+    queries: Path
+    origin: Path
+    loss: Path
+    tables: Mapping[str, Path]
+
+
+def read_variant(sources: Sources, name: str, benchmarked: bool) -> Variant:
+    """One variant's files.
+
+    Raises:
+        UserError: a file is missing or broken.
+    """
+    folder = sources.evaluations
+    return Variant(
+        name=name,
+        metrics=read_json(folder / f"{name}.json"),
+        predictions=read_jsonl(folder / f"{name}.predictions.jsonl"),
+        tools=read_tsv(folder / f"{name}.tools.tsv"),
+        bench=read_json(sources.benchmarks / f"{name}.json") if benchmarked else None,
+    )
+
+
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    """Rows of a tab-separated table with a header line.
+
+    Raises:
+        UserError: the file is missing.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: file not found; run `dvc repro` or `dvc pull` first")
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def results_table(variants: Sequence[Variant]) -> str:
+    """The short table that README.md shows, a line per variant; "-" where nothing was measured."""
+    header = [
+        "variant", "exact match (95% interval)", "tool", "soft score", "no_call precision / recall",
+        "unparsable", "size MB", "p50 / p95 ms", "USD per million",
+    ]  # fmt: skip
+    return table(header, [_result_line(variant) for variant in variants])
+
+
+def _result_line(variant: Variant) -> list[str]:
+    found, bench = variant.metrics, variant.bench
+    low, high = percent(found["exact_match_low"]), percent(found["exact_match_high"])
+    return [
+        variant.name,
+        f"{percent(found['exact_match'])}% ({low} to {high})",
+        f"{percent(found['tool_accuracy'])}%",
+        f"{found['soft_score']:.3f}",
+        f"{percent(found['no_call_precision'])}% / {percent(found['no_call_recall'])}%",
+        f"{percent(found['unparsable_rate'])}%",
+        f"{bench['size_mb']:.0f}" if bench else "-",
+        f"{bench['latency_p50_ms']:.0f} / {bench['latency_p95_ms']:.0f}" if bench else "-",
+        f"{bench['usd_per_million_requests']:.2f}" if bench else "-",
+    ]
+
+
+def render(
+    task: Task,
+    variants: Sequence[Variant],
+    sources: Sources,
+    commands: Sequence[str],
+    images: Mapping[str, str],
+    params: Report,
+) -> str:
+    """The whole report; the last variant is the one that ships.
+
+    Raises:
+        UserError: the variants were not evaluated on the same rows, or a file is missing.
+    """
+    check_same_rows(variants)
+    last = variants[-1]
+    parts = [
+        f"# {task.name}: from the baseline to the tiny model",
+        task.description,
+        headline(variants),
+        "## Results",
+        results_table(variants),
+        "Exact match: the call means the same as the gold one. Soft score: intersection over union "
+        "of the arguments, 0 for another tool. Unparsable answers count as wrong. no_call "
+        "precision is 0 where no_call was never answered. Time and cost are for one query at a "
+        "time; \"-\": not measured.",
+        "## What each step brings",
+        steps_table(variants, params),
+        "Points of exact match on the same inputs, paired bootstrap "
+        f"({params.bootstrap_rounds} resamples). An interval around 0: not seen to differ.",
+        "## By kind of input",
+        slices_table(variants),
+        f"## By tool: {last.name}, worst first",
+        tools_table(last),
+        "## Mixed-up tools",
+        f"![gold against predicted tool, {last.name}]({images['confusion']})",
+        f"## Wrong answers of {last.name}",
+        examples_table(last, params.examples),
+        "## Data",
+        data_table(sources.queries),
+        "## Training",
+        f"![training loss]({images['loss']})",
+        *(part for title, path in sources.tables.items() for part in _file_table(title, path)),
+        "## How it was made",
+        made(task, sources, commands),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def check_same_rows(variants: Sequence[Variant]) -> None:
+    """Raises `UserError` unless all variants answered the same rows with the same gold."""
+    seen = [[(row["id"], row["gold"]) for row in variant.predictions] for variant in variants]
+    for variant, rows in zip(variants, seen, strict=True):
+        if rows != seen[0]:
+            raise UserError(
+                f"{variant.name} and {variants[0].name} were evaluated on different test rows "
+                f"({len(rows)} and {len(seen[0])}); run `dvc repro evaluate` for all variants"
+            )
+
+
+def headline(variants: Sequence[Variant]) -> str:
+    """One sentence on the last variant: how good, against the first, how large and how fast."""
+    first, last = variants[0], variants[-1]
+    found = last.metrics
+    text = (
+        f"On {found['n']:,} held-out inputs, {last.name} gives exactly the right tool call for "
+        f"{percent(found['exact_match'])}% ({percent(found['exact_match_low'])} to "
+        f"{percent(found['exact_match_high'])})"
+    )
+    if first is not last:
+        text += f"; {first.name} does for {percent(first.metrics['exact_match'])}%"
+    if last.bench:
+        text += (
+            f". It is {last.bench['size_mb']:.0f} MB and takes "
+            f"{last.bench['latency_p50_ms']:.0f} ms (p50) on {last.bench['threads']} CPU threads"
+        )
+    return f"**{text}.**"
+
+
+def steps_table(variants: Sequence[Variant], params: Report) -> str:
+    """Exact match of each variant minus that of the one before it."""
+    rows = []
+    for before, after in zip(variants, variants[1:], strict=False):
+        flags = [[bool(row["exact"]) for row in v.predictions] for v in (before, after)]
+        change, low, high = paired_bootstrap(*flags, params.seed, params.bootstrap_rounds)
+        fixed = sum(new and not old for old, new in zip(*flags, strict=True))
+        broken = sum(old and not new for old, new in zip(*flags, strict=True))
+        interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
+        step = f"{before.name} to {after.name}"
+        rows.append([step, f"{100 * change:+.1f}", interval, str(fixed), str(broken)])
+    return table(["step", "points", "95% interval", "inputs fixed", "inputs broken"], rows)
+
+
+def slices_table(variants: Sequence[Variant]) -> str:
+    """Exact match per slice, variants as columns."""
+    found = variants[0].metrics
+    names = sorted(
+        key.removeprefix("slice_").removesuffix("_n")
+        for key in found
+        if key.startswith("slice_") and key.endswith("_n")
+    )
+    rows = [
+        [name, str(found[f"slice_{name}_n"])]
+        + [f"{percent(variant.metrics[f'slice_{name}_exact_match'])}%" for variant in variants]
+        for name in names
+    ]
+    return table(["inputs", "n", *(variant.name for variant in variants)], rows)
+
+
+def tools_table(variant: Variant) -> str:
+    """Per-tool results, the lowest exact match first, ties by name."""
+    ranked = sorted(variant.tools, key=lambda row: (float(row["exact_match"]), row["tool"]))
+    rows = [
+        [
+            row["tool"],
+            row["n"],
+            f"{percent(row['exact_match'])}% ({percent(row['low'])} to {percent(row['high'])})",
+            f"{percent(row['tool_accuracy'])}%",
+            f"{float(row['soft_score']):.3f}",
+        ]
+        for row in ranked
+    ]
+    return table(["tool", "n", "exact match (95% interval)", "right tool", "soft score"], rows)
+
+
+def examples_table(variant: Variant, count: int) -> str:
+    """Wrong answers, spread evenly over all of them sorted by gold tool."""
+    wrong = [row for row in variant.predictions if not row["exact"]]
+    wrong.sort(key=lambda row: (row["gold"]["name"], row["id"]))
+    shown = [wrong[i * len(wrong) // count] for i in range(count)] if len(wrong) > count else wrong
+    rows = [
+        [row["query"], call_text(row["gold"]), call_text(row["predicted"]), row["reason"]]
+        for row in shown
+    ]
+    title = f"{len(shown)} of {len(wrong)} wrong answers (all: `{variant.name}.errors.jsonl`)."
+    return f"{title}\n\n" + table(["query", "gold", "predicted", "what is wrong"], rows)
+
+
+def call_text(call: Mapping[str, Any] | None) -> str:
+    """A call on one line, as ``tool(argument=value)``."""
+    if call is None:
+        return "-"
+    arguments = (f"{key}={value!r}" for key, value in sorted(call["arguments"].items()))
+    return f"{call['name']}({', '.join(arguments)})"
+
+
+def data_table(queries: Path) -> str:
+    """Rows per split and source."""
+    counts = {
+        split: Counter(row["source"] for row in read_jsonl(queries / f"{split}.jsonl"))
+        for split in SPLITS
+    }
+    names = sorted(set().union(*counts.values()))
+    rows = [[name, *(str(counts[split][name]) for split in SPLITS)] for name in names]
+    rows.append(["all", *(str(counts[split].total()) for split in SPLITS)])
+    return table(["source", *SPLITS], rows)
+
+
+def _file_table(title: str, path: Path) -> list[str]:
+    return [f"## {title}", table(["key", "value"], flatten(read_json(path)))]
+
+
+def flatten(value: Any, prefix: str = "") -> list[list[str]]:
+    """Leaves of nested JSON as ``[dotted key, value]``, sorted by key."""
+    if isinstance(value, dict):
+        return [leaf for key in sorted(value) for leaf in flatten(value[key], f"{prefix}{key}.")]
+    return [[prefix.rstrip("."), str(value)]]
+
+
+def made(task: Task, sources: Sources, commands: Sequence[str]) -> str:
+    """Commands, where the base model comes from, and licences."""
+    origin = read_json(sources.origin)
+    lines = ["```", *commands, "```", ""]
+    lines += [f"- base model, {key}: {origin[key]}" for key in _ORIGIN_KEYS if origin.get(key)]
+    lines += [f"- data licence of task {task.name}: {' '.join(task.licence.split())}"]
+    return "\n".join(lines)
+
+
+def percent(share: float | str) -> str:
+    """A share in [0, 1] as percent with one digit."""
+    return f"{100 * float(share):.1f}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; text that would end a cell or start markup is escaped."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    for character in "\\|<`*_[":
+        text = text.replace(character, "\\" + character)
+    return " ".join(text.split())

@@ -1,0 +1,133 @@
+"""Models of a size that tests can export: one with random weights, one taught a few commands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supertiny.fetch import fetch_base
+from supertiny.params.fetch import Fetch
+from supertiny.task import Task, load_task_folder
+
+# Commands of many lengths; the taught model answers exactly these.
+LESSONS: list[dict[str, Any]] = [
+    {"query": "on", "call": {"name": "LightOn", "arguments": {}}},
+    {"query": "Garage light on", "call": {"name": "LightOn", "arguments": {"area": "garage"}}},
+    {"query": "dim it to 30", "call": {"name": "Dim", "arguments": {"brightness": 30}}},
+    {
+        "query": "please dim the Hall to 5",
+        "call": {"name": "Dim", "arguments": {"area": "hall", "brightness": 5}},
+    },
+    {"query": "who won the game last night", "call": {"name": "no_call", "arguments": {}}},
+    {"query": "on now", "call": {"name": "LightOn", "arguments": {}}},
+]
+AREA = {"type": "string"}
+TOOLS = [
+    {
+        "name": "LightOn",
+        "alias": "light on",
+        "description": "Switch lights on.",
+        "parameters": {
+            "type": "object", "properties": {"area": AREA}, "additionalProperties": False
+        },
+    },
+    {
+        "name": "Dim",
+        "alias": "dim",
+        "description": "Set brightness in percent.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "area": AREA,
+                "brightness": {"type": "integer", "minimum": 0, "maximum": 100},
+            },
+            "required": ["brightness"],
+            "additionalProperties": False,
+        },
+    },
+]  # fmt: skip
+TASK_YAML = """\
+name: lamps
+description: A task for tests.
+licence: Apache-2.0
+language: en
+prompt: query
+lowercase: true
+"""
+
+
+@pytest.fixture(scope="session")
+def lamps(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """A task of two tools."""
+    folder = tmp_path_factory.mktemp("tasks") / "lamps"
+    folder.mkdir()
+    (folder / "task.yaml").write_text(TASK_YAML)
+    (folder / "tools.json").write_text(json.dumps(TOOLS))
+    return load_task_folder(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random-weight Llama of two layers, width 64, with its tokenizer."""
+    out = tmp_path_factory.mktemp("models") / "tiny"
+    settings = dict.fromkeys(("package", "file", "sha256", "repo", "revision", "path"), "")
+    fetch_base(Fetch(source="random", random_layers=2, random_hidden=64, **settings), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def taught_model(tiny_model: Path, lamps: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model after it has learned `LESSONS` by heart."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from supertiny.calls import call_from_json
+
+    out = tmp_path_factory.mktemp("models") / "taught"
+    shutil.copytree(tiny_model, out)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    rows = []
+    for lesson in LESSONS:
+        prompt = tokenizer.bos_token + lamps.render_prompt(lesson["query"])
+        answer = lamps.render_call(call_from_json(lesson["call"])) + tokenizer.eos_token
+        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, answer)]
+        rows.append((ids[0] + ids[1], [-100] * len(ids[0]) + ids[1]))
+    width = max(len(ids) for ids, _ in rows)
+    inputs = torch.tensor([ids + [2] * (width - len(ids)) for ids, _ in rows])
+    labels = torch.tensor([want + [-100] * (width - len(want)) for _, want in rows])
+    torch.manual_seed(0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(300):
+        loss = model(input_ids=inputs, labels=labels).loss
+        if loss.item() < 5e-3:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.save_pretrained(out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_model: Path, lamps: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The random model, exported in fp32."""
+    from supertiny.export import export_onnx
+
+    out = tmp_path_factory.mktemp("onnx") / "tiny"
+    export_onnx(tiny_model, lamps, out, "fp32")
+    return out
+
+
+@pytest.fixture(scope="session")
+def taught_onnx(taught_model: Path, lamps: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The taught model, exported in fp32."""
+    from supertiny.export import export_onnx
+
+    out = tmp_path_factory.mktemp("onnx") / "taught"
+    export_onnx(taught_model, lamps, out, "fp32")
+    return out

@@ -1,0 +1,160 @@
+"""The command line: what it prints where, its exit codes, and lines that are wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from supertiny import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(arguments))
+    printed = capsys.readouterr()
+    assert isinstance(stop.value.code, int)
+    return stop.value.code, printed.out, printed.err
+
+
+def test_a_query_prints_its_call_as_one_line(capsys, taught_onnx):
+    code, out, _ = run(capsys, "predict", "--model", str(taught_onnx), "dim it to 30")
+    assert (code, out) == (0, '{"arguments":{"brightness":30},"name":"Dim"}\n')
+
+
+def test_an_answer_that_is_no_call_prints_nothing_and_exits_1(capsys, tiny_onnx):
+    code, out, err = run(capsys, "predict", "--model", str(tiny_onnx), "dim it to 30")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: no legal call: ")
+
+
+def test_bad_lines_are_reported_by_number_and_the_others_answered(capsys, taught_onnx, tmp_path):
+    lines = [
+        b'{"query": "dim it to 30", "id": "a", "note": "caf\xc3\xa9", "call": "old"}',
+        b"{broken",
+        b"",
+        b'{"id": "b"}',
+        b'{"query": 7}',
+        b'["query"]',
+        b'{"query": "' + b"lamp 7 " * 999 + b'"}',
+        b'{"query": "\\ud800"}',
+        b'{"query": "on", "x": NaN}',
+        b'{"query": "\xff"}',
+        b"[" * 100_000,
+        b'{"query": "on"}',
+    ]
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_bytes(b"\n".join(lines))
+    code, out, err = run(
+        capsys, "predict", "--model", str(taught_onnx),
+        "--input", str(source), "--output", str(target),
+    )  # fmt: skip
+    rows = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+    assert (code, out) == (1, "")
+    call = {"name": "Dim", "arguments": {"brightness": 30}}
+    assert rows[0] == {"query": "dim it to 30", "id": "a", "note": "café", "call": call}
+    assert rows[-1] == {"query": "on", "call": {"name": "LightOn", "arguments": {}}}
+    assert len(rows) == 11
+    assert all("error" in row and "call" not in row for row in rows[1:-1])
+    for number in (2, 4, 5, 6, 7, 8, 9, 10, 11):
+        assert f"line {number}: " in err
+    assert "line 3: " not in err
+    assert "at most" in rows[5]["error"]
+    assert "11 lines: 2 calls, 9 failed" in err
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["in.jsonl", "out.jsonl"]
+
+
+def test_dashes_are_standard_input_and_output(capsys, monkeypatch, taught_onnx):
+    class Stdin:
+        buffer = io.BytesIO(b'{"query": "on"}\n')
+
+    monkeypatch.setattr("sys.stdin", Stdin())
+    code, out, _ = run(capsys, "predict", "--model", str(taught_onnx), "--input", "-")
+    assert code == 0
+    assert json.loads(out)["call"]["name"] == "LightOn"
+
+
+def test_rows_keep_their_order_over_chunks(capsys, monkeypatch, taught_onnx, tmp_path):
+    monkeypatch.setattr(cli, "CHUNK", 3)
+    queries = ["dim it to 30", "on", "who won the game last night", "on", "dim it to 30"]
+    source = tmp_path / "in.jsonl"
+    source.write_text(
+        "".join(json.dumps({"query": q, "n": n}) + "\n" for n, q in enumerate(queries))
+    )
+    code, out, _ = run(capsys, "predict", "--model", str(taught_onnx), "--input", str(source))
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [row["n"] for row in rows] == [0, 1, 2, 3, 4]
+    names = ["Dim", "LightOn", "no_call", "LightOn", "Dim"]
+    assert [row["call"]["name"] for row in rows] == names
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict"],
+        ["predict", "on", "--input", "x"],
+        ["predict", "on", "--output", "x"],
+        ["predict", "on", "--threads", "0"],
+        ["predict", "--input", "missing.jsonl"],
+        ["predict", "on", "--model", "missing"],
+        ["nonsense"],
+        [],
+    ],
+)
+def test_mistakes_in_the_command_exit_2_without_a_stack_trace(
+    capsys, monkeypatch, tmp_path, arguments
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert "error: " in err
+    assert "Traceback" not in err
+
+
+def test_a_model_of_another_task_is_refused(capsys, taught_onnx):
+    model = ["--model", str(taught_onnx)]
+    code, _, err = run(capsys, "predict", "--task", "home", *model, "on")
+    assert code == 2
+    assert "'lamps'" in err
+    assert "'home'" in err
+    assert run(capsys, "predict", "--task", "lamps", *model, "on")[0] == 0
+
+
+def test_an_output_stands_untouched_when_nothing_could_run(capsys, tmp_path):
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"query": "on"}\n')
+    target.write_text("old")
+    files = ["--input", str(source), "--output", str(target)]
+    assert run(capsys, "predict", "--model", str(tmp_path / "none"), *files)[0] == 2
+    assert target.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_params_shows_every_key_with_its_value(capsys, monkeypatch):
+    import yaml
+
+    monkeypatch.chdir(ROOT)
+    code, out, _ = run(capsys, "params")
+    assert code == 0
+    for name, section in yaml.safe_load((ROOT / "params.yaml").read_text()).items():
+        assert f"{name}: " in out
+        for key in section if isinstance(section, dict) else ():
+            assert f"\n  {key}: " in out
+
+
+def test_check_names_what_is_wrong(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    assert run(capsys, "check")[0] == 0
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("task: home", "task: moon"))
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, "check")
+    assert code == 2
+    assert "tasks/moon" in err
+    (tmp_path / "params.yaml").write_text(text + "\nmoon:\n  x: 1\n")
+    assert "moon: unknown key" in run(capsys, "check")[2]

@@ -1,0 +1,127 @@
+"""Export and quantization: parity with PyTorch, same bytes twice, nothing half-made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import LESSONS
+
+from supertiny.errors import UserError
+from supertiny.export import export_onnx, parity
+from supertiny.quantize import quantize_onnx, share_embedding
+from supertiny.runtime import OnnxStudent
+
+QUERIES = [lesson["query"] for lesson in LESSONS]
+TABLE = "model.embed_tokens.weight"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def taught_int8(taught_model, lamps, tmp_path_factory):
+    out = tmp_path_factory.mktemp("onnx") / "int8"
+    quantize_onnx(taught_model, lamps, out, "int8", 32)
+    return out
+
+
+def test_fp32_gives_the_tokens_and_logits_of_torch(taught_model, taught_onnx):
+    found = parity(taught_model, taught_onnx, QUERIES, 24)
+    assert found["greedy_identical"] == found["parity_rows"] == len(QUERIES)
+    assert 0 < found["max_abs_logit_difference"] < 1e-3
+
+
+def test_parity_sees_that_a_model_is_another_one(taught_model, tiny_onnx):
+    found = parity(taught_model, tiny_onnx, QUERIES, 24)
+    assert found["greedy_identical"] < found["parity_rows"]
+    assert found["max_abs_logit_difference"] > 0.1
+
+
+def test_logits_of_later_steps_are_compared_too(taught_onnx):
+    student = OnnxStudent(taught_onnx)
+    prompt = student.encode(QUERIES[3])
+    answer = student.generate([prompt], 24, keep_end=True)[0]
+    logits = student.logits(prompt, answer)
+    assert len(answer) > 3
+    assert logits.argmax(-1).tolist() == answer
+
+
+def test_two_exports_have_the_same_bytes_and_no_path(tiny_model, tiny_onnx, lamps, tmp_path):
+    export_onnx(tiny_model, lamps, tmp_path / "deep" / "again", "fp32")
+    first, second = files(tiny_onnx), files(tmp_path / "deep" / "again")
+    assert first == second
+    traces = (str(tmp_path).encode(), str(tiny_model).encode(), str(Path.home()).encode() + b"/")
+    assert [name for name, data in second.items() if any(trace in data for trace in traces)] == []
+
+
+def test_two_quantizations_have_the_same_bytes(taught_model, taught_int8, lamps, tmp_path):
+    quantize_onnx(taught_model, lamps, tmp_path / "again", "int8", 32)
+    assert files(taught_int8) == files(tmp_path / "again")
+
+
+def test_a_failed_build_leaves_the_old_folder_and_nothing_else(tiny_model, lamps, tmp_path):
+    out = tmp_path / "model"
+    out.mkdir()
+    (out / "old").write_text("old")
+
+    def fail(folder: Path) -> None:
+        assert (folder / "model.onnx").is_file()
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        export_onnx(tiny_model, lamps, out, "fp32", post=fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert [path.name for path in out.iterdir()] == ["old"]
+
+
+def test_missing_weights_are_a_users_mistake(lamps, tmp_path):
+    with pytest.raises(UserError, match="dvc repro"):
+        export_onnx(tmp_path / "none", lamps, tmp_path / "out", "fp32")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="builder failed"):
+        export_onnx(tmp_path, lamps, tmp_path / "out", "fp32")
+
+
+def test_int8_still_answers_what_was_taught(taught_int8, lamps):
+    student = OnnxStudent(taught_int8)
+    assert [student.predict(query).to_json()["name"] for query in QUERIES] == [
+        lesson["call"]["name"] for lesson in LESSONS
+    ]
+
+
+def test_the_shared_embedding_is_the_fp32_one_up_to_rounding(
+    taught_model, taught_int8, lamps, tmp_path
+):
+    """Logits with the shared table are as near to fp32's as with the table kept in fp32."""
+    export_onnx(taught_model, lamps, tmp_path / "kept", "int8", {"block_size": "32"})
+    names = [tensor.name for tensor in onnx.load(taught_int8 / "model.onnx").graph.initializer]
+    assert TABLE not in names
+    shared, kept = OnnxStudent(taught_int8), OnnxStudent(tmp_path / "kept")
+    prompt = kept.encode(QUERIES[3])
+    answer = kept.generate([prompt], 8)[0]
+    gap = np.abs(shared.logits(prompt, answer) - kept.logits(prompt, answer)).max()
+    assert 0 < gap < 0.5
+    size = (tmp_path / "kept" / "model.onnx.data").stat().st_size
+    assert (taught_int8 / "model.onnx.data").stat().st_size < size - 640 * 64 * 3
+
+
+def test_an_untied_table_is_kept(taught_model, lamps, tmp_path):
+    export_onnx(taught_model, lamps, tmp_path / "kept", "int8", {"block_size": "32"})
+    path = tmp_path / "kept" / "model.onnx"
+    model = onnx.load(path)
+    table = next(tensor for tensor in model.graph.initializer if tensor.name == TABLE)
+    values = onnx.numpy_helper.to_array(table).copy()
+    values[7] += 1  # one token's row differs from the head's
+    table.CopyFrom(onnx.numpy_helper.from_array(values, TABLE))
+    (tmp_path / "kept" / "model.onnx.data").unlink()
+    onnx.save(model, path, save_as_external_data=True, location="model.onnx.data")
+    share_embedding(tmp_path / "kept")
+    assert TABLE in [tensor.name for tensor in onnx.load(path).graph.initializer]

@@ -1,0 +1,208 @@
+"""Fine-tuning: loss on answers only, the same weights from a killed and an undisturbed run."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from project import environment, make_project, run_stage
+from supertiny.io import read_json, sha256_file
+from supertiny.sft import IGNORED, AnswerLossTrainer, encode_row
+from supertiny.task import load_task
+
+WEIGHTS = "models/sft/model.safetensors"
+ROW = {
+    "query": "turn on the red lamp",
+    "call": {"name": "HassTurnOn", "arguments": {"name": "red lamp"}},
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A smoke project that has run fetch and prepare."""
+    folder = make_project(tmp_path_factory.mktemp("sft") / "project")
+    run_stage(folder, "fetch")
+    run_stage(folder, "prepare")
+    return folder
+
+
+@pytest.fixture
+def project(prepared, tmp_path):
+    return shutil.copytree(prepared, tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared, tmp_path_factory):
+    """Hash of the weights and the loss curve of a run nobody killed."""
+    folder = shutil.copytree(prepared, tmp_path_factory.mktemp("undisturbed") / "project")
+    run_stage(folder, "sft")
+    curve = (folder / "metrics/train/sft_loss.tsv").read_text()
+    return folder, sha256_file(folder / WEIGHTS), curve
+
+
+def kill_after(folder, ready):
+    """Start the stage and kill -9 its whole process group as soon as ``ready()`` is true."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stages.sft"],
+        cwd=folder, env=environment(), start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 240
+    while not ready():
+        assert process.poll() is None, "the stage ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_run_killed_after_a_checkpoint_ends_with_the_same_weights(project, undisturbed):
+    kill_after(project, lambda: any(project.glob(".supertiny/sft/*/checkpoint-4/COMPLETE")))
+    assert not (project / "models/sft").exists()
+    resumed = run_stage(project, "sft")
+    assert sha256_file(project / WEIGHTS) == undisturbed[1]
+    assert (project / "metrics/train/sft_loss.tsv").read_text() == undisturbed[2]
+    assert "4/12" in resumed.stderr or "5/12" in resumed.stderr, "it began anew"
+    assert not any(project.glob(".supertiny/sft/*")), "checkpoints of a finished run are left"
+
+
+def test_a_torn_checkpoint_is_not_resumed_from(project, undisturbed):
+    kill_after(project, lambda: any(project.glob(".supertiny/sft/*/checkpoint-4/COMPLETE")))
+    checkpoint = max(project.glob(".supertiny/sft/*/checkpoint-*"))
+    (checkpoint / "COMPLETE").unlink(missing_ok=True)
+    (checkpoint / "model.safetensors").write_bytes(b"torn")
+    run_stage(project, "sft")
+    assert sha256_file(project / WEIGHTS) == undisturbed[1]
+
+
+def test_other_params_do_not_take_up_an_old_checkpoint(project, undisturbed):
+    kill_after(project, lambda: any(project.glob(".supertiny/sft/*/checkpoint-4/COMPLETE")))
+    params = project / "params.yaml"
+    text = params.read_text()
+    assert "seed: 1\n  epochs" in text
+    params.write_text(text.replace("seed: 1\n  epochs", "seed: 2\n  epochs"))
+    run_stage(project, "sft")
+    params.write_text(text)
+    run_stage(project, "sft")
+    assert sha256_file(project / WEIGHTS) == undisturbed[1]
+
+
+def test_the_model_learns_and_says_how_it_was_trained(undisturbed):
+    folder = undisturbed[0]
+    losses = [float(line.split("\t")[1]) for line in undisturbed[2].splitlines()[1:]]
+    assert losses[-1] < losses[0] - 0.5
+    metrics = read_json(folder / "metrics/train/sft.json")
+    assert metrics["steps"] == 12 and metrics["rows"] == 300
+    assert not any("time" in key or "second" in key for key in metrics)
+
+
+def test_prompt_tokens_carry_no_loss(prepared):
+    tokenizer = AutoTokenizer.from_pretrained(prepared / "models/base")
+    row = encode_row(ROW, load_task("home"), tokenizer)
+    answer = [label for label in row["labels"] if label != IGNORED]
+    assert tokenizer.decode(answer) == " turn on\n name red lamp<|im_end|>"
+    prompt = row["input_ids"][: len(row["input_ids"]) - len(answer)]
+    assert tokenizer.decode(prompt) == "<|im_start|> turn on the red lamp\n"
+    assert row["labels"][: len(prompt)] == [IGNORED] * len(prompt)
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_the_answers(prepared):
+    """Against the plain definition in float64, on a padded batch."""
+    model = AutoModelForCausalLM.from_pretrained(prepared / "models/base", dtype=torch.float64)
+    torch.manual_seed(0)
+    ids = torch.randint(3, 600, (3, 14))
+    labels = ids.clone()
+    mask = torch.ones_like(ids)
+    for index, (prompt, length) in enumerate([(5, 14), (3, 9), (8, 12)]):
+        labels[index, :prompt] = IGNORED
+        labels[index, length:] = IGNORED
+        mask[index, length:] = 0
+    batch = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+    loss = AnswerLossTrainer.compute_loss(None, model, batch)  # type: ignore[arg-type]
+    log_probs = model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
+    terms = [
+        -log_probs[row, at - 1, ids[row, at]]
+        for row in range(3)
+        for at in range(1, 14)
+        if labels[row, at] != IGNORED
+    ]
+    assert loss.item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
+    halved = AnswerLossTrainer.compute_loss(None, model, batch, num_items_in_batch=2 * len(terms))  # type: ignore[arg-type]
+    assert halved.item() == pytest.approx(loss.item() / 2)
+
+
+def test_frozen_layers_stay_as_they_are(project):
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("frozen_layers: 0", "frozen_layers: 1").replace(
+        "frozen_layers: 8", "frozen_layers: 1"
+    ))  # fmt: skip
+    run_stage(project, "sft")
+    before = AutoModelForCausalLM.from_pretrained(project / "models/base").state_dict()
+    after = AutoModelForCausalLM.from_pretrained(project / "models/sft").state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in same if ".layers.0." in name} == {
+        name for name in before if ".layers.0." in name
+    }
+    assert not any(".layers.1." in name for name in same)
+
+
+def test_lora_is_merged_into_a_plain_model(project):
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("method: full", "method: lora"))
+    run_stage(project, "sft")
+    names = {path.name for path in (project / "models/sft").iterdir()}
+    assert "model.safetensors" in names and not any("adapter" in name for name in names)
+    before = AutoModelForCausalLM.from_pretrained(project / "models/base").state_dict()
+    after = AutoModelForCausalLM.from_pretrained(project / "models/sft").state_dict()
+    assert before.keys() == after.keys()
+    assert not torch.equal(
+        before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"]
+    )
+
+
+def test_no_base_model_is_a_users_error(project):
+    shutil.rmtree(project / "models/base")
+    done = run_stage(project, "sft", check=False)
+    assert done.returncode == 2
+    assert "models/base: no model there; run `dvc repro fetch`" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_run_at_the_same_time_is_refused(project):
+    kill_after_start = subprocess.Popen(
+        [sys.executable, "-m", "stages.sft"],
+        cwd=project, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        lock = project / ".supertiny/locks/sft"
+        while not (lock.is_file() and lock.read_text()):
+            assert kill_after_start.poll() is None
+            time.sleep(0.05)
+        done = run_stage(project, "sft", check=False)
+        assert done.returncode == 2 and "already running (process" in done.stderr
+    finally:
+        kill_after_start.kill()
+        kill_after_start.wait()
+
+
+def test_source_edited_during_the_run_is_refused(project):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stages.sft"],
+        cwd=project, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    lock = project / ".supertiny/locks/sft"
+    while not lock.is_file():
+        assert process.poll() is None
+        time.sleep(0.05)
+    with Path(project / "supertiny/task.py").open("a") as file:
+        file.write("# edited\n")
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 2
+    assert "source changed while the stage ran" in errors and "supertiny/task.py" in errors
