@@ -18,8 +18,11 @@ from supertiny.stage import run_stage
 
 def main(params: Benchmark) -> None:
     """Write metrics/bench/<variant>.json."""
-    if len(sys.argv) != 2:
-        raise UserError(f"found the arguments {sys.argv[1:]}, expected one variant such as int8")
+    if len(sys.argv) != 2 or sys.argv[1] not in params.variants:
+        raise UserError(
+            f"found the arguments {sys.argv[1:]}, expected one of benchmark.variants in "
+            f"params.yaml: {', '.join(params.variants)}"
+        )
     variant = sys.argv[1]
     queries = [row["query"] for row in read_jsonl("data/queries/test.jsonl")]
     metrics = benchmark(Path("models/onnx") / variant, queries, params)

@@ -95,9 +95,9 @@ def parity(
     """Compare an ONNX folder with the fp32 PyTorch weights, one query at a time.
 
     Returns:
-        ``parity_rows``; ``greedy_identical``, the rows whose greedy token ids, end included, are
-        the same; ``max_abs_logit_difference`` over the vocabulary, after the prompt and after each
-        token of PyTorch's own answer; ``size_mb``.
+        ``parity_rows``; ``greedy_identical``, the rows whose greedy token ids are the same and
+        end at the same place; ``max_abs_logit_difference`` over the vocabulary, after the prompt
+        and after each token of PyTorch's own answer; ``size_mb``.
     """
     student = OnnxStudent(folder)
     reference = _TorchReference(source)
@@ -105,8 +105,8 @@ def parity(
     for query in tqdm(queries, unit="query", desc="parity", mininterval=1.0):
         prompt = student.encode(query)
         answer, expected = reference.answer(prompt, max_new_tokens)
-        found = student.generate([prompt], max_new_tokens, keep_end=True)[0]
-        identical += found == answer
+        found = student.generate([prompt], max_new_tokens)[0]
+        identical += found == student.until_end(answer)
         logits = student.logits(prompt, answer)
         difference = max(difference, float(np.abs(logits - expected).max()))
     return {

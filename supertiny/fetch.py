@@ -344,14 +344,13 @@ def _load_model(folder: Path, where: str, **options: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        str(folder),
-        dtype=torch.float32,
-        trust_remote_code=False,
-        local_files_only=True,
-        output_loading_info=True,
-        **options,
-    )
+    options |= {"dtype": torch.float32, "trust_remote_code": False, "local_files_only": True}
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder), output_loading_info=True, **options
+        )
+    except ValueError as error:  # a model type or GGUF architecture it does not know
+        raise UserError(f"{where}: transformers cannot load it: {error}") from error
     model, info = loaded
     # transformers only warns, and fills what is missing with random numbers.
     wrong = dict.fromkeys(map(str, info["missing_keys"]), "missing")

@@ -76,9 +76,7 @@ def score(
     """
     if len(rows) != len(answers) or not rows:
         raise ValueError(f"expected one answer per row, found {len(answers)} for {len(rows)}")
-    predictions = [
-        predict(task, row, answer) for row, answer in zip(rows, answers, strict=True)
-    ]
+    predictions = [predict(task, row, answer) for row, answer in zip(rows, answers, strict=True)]
     return summarise(predictions, [row["slices"] for row in rows]), predictions
 
 

@@ -123,7 +123,7 @@ def render(
         "Exact match: the call means the same as the gold one. Soft score: intersection over union "
         "of the arguments, 0 for another tool. Unparsable answers count as wrong. no_call "
         "precision is 0 where no_call was never answered. Time and cost are for one query at a "
-        "time; \"-\": not measured.",
+        'time; "-": not measured.',
         "## What each step brings",
         steps_table(variants, params),
         "Points of exact match on the same inputs, paired bootstrap "
@@ -181,10 +181,11 @@ def steps_table(variants: Sequence[Variant], params: Report) -> str:
     """Exact match of each variant minus that of the one before it."""
     rows = []
     for before, after in zip(variants, variants[1:], strict=False):
-        flags = [[bool(row["exact"]) for row in v.predictions] for v in (before, after)]
-        change, low, high = paired_bootstrap(*flags, params.seed, params.bootstrap_rounds)
-        fixed = sum(new and not old for old, new in zip(*flags, strict=True))
-        broken = sum(old and not new for old, new in zip(*flags, strict=True))
+        old = [bool(row["exact"]) for row in before.predictions]
+        new = [bool(row["exact"]) for row in after.predictions]
+        change, low, high = paired_bootstrap(old, new, params.seed, params.bootstrap_rounds)
+        fixed = sum(n and not o for o, n in zip(old, new, strict=True))
+        broken = sum(o and not n for o, n in zip(old, new, strict=True))
         interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
         step = f"{before.name} to {after.name}"
         rows.append([step, f"{100 * change:+.1f}", interval, str(fixed), str(broken)])

@@ -148,10 +148,10 @@ class OnnxStudent:
                 results[index] = error
         return [results[index] for index in range(len(queries))]
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, keep_end: bool = False
-    ) -> list[list[int]]:
-        """Greedy continuations of prompts of one length, cut before (or after) the end token.
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        """Greedy continuations of prompts of one length, without the end token.
+
+        One of ``max_new_tokens`` tokens was stopped by the limit, every shorter one ended.
 
         Raises:
             ValueError: the prompts differ in length.
@@ -161,7 +161,7 @@ class OnnxStudent:
         generator.append_tokens(np.array(prompts, dtype=np.int32))
         while not generator.is_done():
             generator.generate_next_token()
-        return [self._answer_ids(generator, row, width, keep_end) for row in range(len(prompts))]
+        return [self._answer_ids(generator, row, width) for row in range(len(prompts))]
 
     def logits(self, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
         """Logits of the token after the prompt and after each token of an answer but the last.
@@ -200,12 +200,13 @@ class OnnxStudent:
         params.set_search_options(batch_size=batch_size, max_length=max_length, do_sample=False)
         return self._genai.Generator(self._model, params)
 
-    def _answer_ids(
-        self, generator: Any, row: int, width: int, keep_end: bool = False
-    ) -> list[int]:
-        ids = [int(token) for token in generator.get_sequence(row)][width:]
-        ends = [at for at, token in enumerate(ids) if token in self.end_ids]
-        return ids[: ends[0] + keep_end] if ends else ids
+    def _answer_ids(self, generator: Any, row: int, width: int) -> list[int]:
+        # A row that ends before its batch does is filled up with the padding token.
+        return self.until_end([int(token) for token in generator.get_sequence(row)][width:])
+
+    def until_end(self, ids: list[int]) -> list[int]:
+        """Token ids up to the first end token, without it."""
+        return next((ids[:at] for at, token in enumerate(ids) if token in self.end_ids), ids)
 
 
 def size_mb(folder: Path) -> float:

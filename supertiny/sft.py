@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
+import statistics
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -51,9 +53,8 @@ def encode_row(
 def build_dataset(
     rows: Iterable[dict[str, Any]], task: Task, tokenizer: PreTrainedTokenizerBase
 ) -> Dataset:
-    """A `datasets.Dataset` with columns input_ids, labels and length."""
-    encoded = [encode_row(row, task, tokenizer) for row in rows]
-    return Dataset.from_list([{**row, "length": len(row["input_ids"])} for row in encoded])
+    """A `datasets.Dataset` with columns input_ids and labels."""
+    return Dataset.from_list([encode_row(row, task, tokenizer) for row in rows])
 
 
 def use_bf16(precision: str) -> bool:
@@ -65,6 +66,32 @@ def use_bf16(precision: str) -> bool:
     # Without these instructions bf16 is emulated, a hundred times slower than fp32.
     has = torch.cpu.get_capabilities()
     return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
+
+
+class PackedCollator:
+    """Joins the rows of a batch into one sequence, with positions that start anew at each row.
+
+    From those positions transformers builds an attention mask that keeps the rows apart, so nothing
+    is padded and batches need not be sorted by length: sorted ones hold one kind of command each,
+    and the loss jumps from one to the next.
+    """
+
+    def __init__(self, multiple: int, pad_id: int) -> None:
+        self.multiple = multiple
+        self.pad_id = pad_id
+
+    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        """Tensors of shape (1, tokens): input_ids, labels, position_ids."""
+        ids = [token for row in rows for token in row["input_ids"]]
+        labels = [label for row in rows for label in row["labels"]]
+        positions = [at for row in rows for at in range(len(row["input_ids"]))]
+        # Few different shapes keep the allocator from holding a block for every one.
+        spare = -len(ids) % self.multiple
+        return {
+            "input_ids": torch.tensor([ids + [self.pad_id] * spare]),
+            "labels": torch.tensor([labels + [IGNORED] * spare]),
+            "position_ids": torch.tensor([positions + list(range(spare))]),
+        }
 
 
 class AnswerLossTrainer(SFTTrainer):
@@ -82,20 +109,18 @@ class AnswerLossTrainer(SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Mean cross-entropy over the answer tokens of the whole step, as TRL's own."""
-        targets = inputs["labels"][:, 1:]
-        first = int((targets != IGNORED).int().argmax(dim=1).min())
-        kept = torch.arange(first, targets.shape[1], device=targets.device)
+        targets = inputs["labels"][0, 1:]
+        kept = (targets != IGNORED).nonzero().flatten()
         outputs = model(
             input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
+            position_ids=inputs["position_ids"],
             logits_to_keep=kept,
             use_cache=False,
         )
-        targets = targets[:, first:]
         loss = torch.nn.functional.cross_entropy(
-            outputs.logits.float().flatten(0, 1), targets.flatten(), reduction="sum"
+            outputs.logits[0].float(), targets[kept], reduction="sum"
         )
-        loss = loss / ((targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
+        loss = loss / (len(kept) if num_items_in_batch is None else num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
 
@@ -125,6 +150,7 @@ def train(
         args=_arguments(params, checkpoints, len(dataset)),
         train_dataset=dataset,
         processing_class=tokenizer,
+        data_collator=PackedCollator(params.pad_to_multiple, tokenizer.pad_token_id),
         peft_config=_lora(params),
         callbacks=[_Finished(checkpoints / "curve.json")],
     )
@@ -132,20 +158,17 @@ def train(
     curve = _curve(trainer.state.log_history)
     _save(trainer.model, tokenizer, out)
     shutil.rmtree(state)  # the finished model is an out now; a new run must not find half of an old
-    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     metrics = {
         "rows": len(dataset),
         "steps": result.global_step,
-        "tokens": sum(dataset["length"]) * math.ceil(params.epochs),
+        "tokens_per_row": round(statistics.fmean(len(ids) for ids in dataset["input_ids"]), 2),
         "answer_tokens_per_row": round(
-            sum(label != IGNORED for row in dataset["labels"] for label in row) / len(dataset), 2
+            statistics.fmean(sum(label != IGNORED for label in labels) for labels in dataset["labels"]), 2
         ),
-        "tokens_per_row": round(sum(dataset["length"]) / len(dataset), 2),
-        "final_loss": curve[-1]["loss"] if curve else None,
-        "parameters": parameters,
-        "trained_parameters": trained,
-        "bf16": use_bf16(params.precision),
+        "final_loss": curve[-1]["loss"],
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "bf16": int(use_bf16(params.precision)),
     }
     return metrics, curve
 
@@ -191,8 +214,7 @@ def _arguments(params: Sft, checkpoints: Path, rows: int) -> SFTConfig:
         weight_decay=params.weight_decay,
         max_grad_norm=params.max_grad_norm,
         optim="adamw_torch_fused",
-        train_sampling_strategy="group_by_length",
-        pad_to_multiple_of=params.pad_to_multiple,
+        remove_unused_columns=False,
         use_cpu=not torch.cuda.is_available(),
         bf16=use_bf16(params.precision),
         gradient_checkpointing=False,
@@ -216,8 +238,6 @@ def _checkpoint_folder(state: Path, base: Path, dataset: Dataset, params: Sft) -
     identity = json.dumps(
         [sha256_file(base / "model.safetensors"), dataset.to_dict(), asdict(params)]
     )
-    import hashlib
-
     folder = state / hashlib.sha256(identity.encode()).hexdigest()[:16]
     for other in state.glob("*"):
         if other != folder:

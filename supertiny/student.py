@@ -49,7 +49,7 @@ class TorchStudent:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder), **safe)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype=torch.float32,
             use_safetensors=True,
@@ -98,7 +98,8 @@ class TorchStudent:
         cache = DynamicCache()
         visible = torch.ones(ids.shape, dtype=torch.bool)
         self._forward(ids, visible, cache, 0)
-        self.prefix = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
+        layers: list[Any] = cache.layers
+        self.prefix = [(layer.keys[0], layer.values[0]) for layer in layers]
         self.prefix_length = ids.shape[1]
 
     def _generate(self, prompts: list[list[int]], max_new_tokens: int, progress: Any) -> list[str]:
@@ -137,7 +138,7 @@ class TorchStudent:
 
     def _text(self, row: list[int]) -> str:
         ids = row[:-1] if row[-1] == self.tokenizer.eos_token_id else row
-        text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        text: Any = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         return text.split(SEPARATOR)[0] if self.few_shot else text
 
     def _forward(

@@ -13,7 +13,7 @@ from supertiny.errors import UserError
 from supertiny.params.benchmark import Benchmark
 from supertiny.runtime import Timing
 
-PARAMS = Benchmark(queries=5, warmup=1, threads=1, max_new_tokens=8, usd_per_hour=3.6)
+PARAMS = Benchmark(("fp32",), queries=5, warmup=1, threads=1, max_new_tokens=8, usd_per_hour=3.6)
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -239,6 +239,14 @@ def test_an_adapter_lying_in_the_folder_is_not_applied(published, tmp_path):
     assert "adapter_config.json" not in _files(tmp_path / "base")
 
 
+def test_model_type_unknown_to_transformers_is_the_users_mistake(published, tmp_path):
+    folder = _copy(published, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "nosuchmodel"}))
+    with pytest.raises(UserError, match="transformers cannot load it.*nosuchmodel"):
+        fetch_base(_cfg("path", path=str(folder), sha256=""), tmp_path / "base")
+
+
 def test_missing_weights_are_not_filled_with_random_ones(published, tmp_path):
     folder = _copy(published, tmp_path)
     tensors = load_file(folder / "model.safetensors")

@@ -17,18 +17,12 @@ from supertiny.calls import ToolCall
 from supertiny.errors import CallError, UserError
 from supertiny.runtime import MODEL_FILES, OnnxStudent, equal_length_batches, spread
 
-
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def taught(taught_onnx):
     return OnnxStudent(taught_onnx)
-
-
-@pytest.fixture(scope="module")
-def untaught(tiny_onnx):
-    return OnnxStudent(tiny_onnx)
 
 
 def mixed_queries(count: int) -> list[str]:
@@ -38,12 +32,11 @@ def mixed_queries(count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("batch_size", [2, 32])
-def test_a_batch_answers_as_one_by_one(taught, untaught, batch_size):
+def test_a_batch_answers_as_one_by_one(taught, batch_size):
     queries = mixed_queries(40) + [lesson["query"] for lesson in LESSONS]
-    for student in (taught, untaught):
-        alone = [student.answers([query], 10, 1)[0] for query in queries]
-        assert student.answers(queries, 10, batch_size) == alone
-    assert len(set(alone)) > 10  # else order could not be seen
+    alone = [taught.answers([query], 10, 1)[0] for query in queries]
+    assert taught.answers(queries, 10, batch_size) == alone
+    assert len(set(alone)) > 4  # else a wrong order could not be seen
 
 
 @given(st.lists(st.integers(1, 6), max_size=40), st.integers(1, 5))
@@ -72,8 +65,10 @@ def test_an_answer_ends_before_the_end_token_and_at_the_limit(taught):
     prompt = taught.encode("dim it to 30")
     whole = taught.generate([prompt], 64)[0]
     assert taught.decode(whole) == " dim\n brightness 30"
-    assert taught.generate([prompt], 64, keep_end=True)[0] == [*whole, 2]
     assert taught.generate([prompt], 3)[0] == whole[:3]
+    assert taught.generate([prompt], len(whole))[0] == whole
+    longer = taught.encode("dim to 30 it")  # shares the batch, its answer may go on for longer
+    assert taught.generate([prompt, longer], 64)[0] == whole
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,10 @@ class Prepare:
         "1: every tool equally often; 0: in proportion to its ways of being called", ge=0, le=1
     )
     no_call_share: float = param("share of inputs that call for no tool", ge=0, le=0.9)
-    natural_share: float = param("share of commands from the task's own natural sentences", ge=0, le=1)
+    natural_share: float = param(
+        "share of training commands from the task's own natural sentences", ge=0, le=1
+    )
+    natural_test_share: float = param("the same share in dev and test", ge=0, le=1)
     number_words_share: float = param("share of numbers spoken as words", ge=0, le=1)
     noise_share: float = param("share of commands with typos and odd casing", ge=0, le=1)
     held_out_share: float = param("share of templates and of names kept for test", ge=0.05, le=0.5)

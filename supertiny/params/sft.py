@@ -28,6 +28,6 @@ class Sft:
         "auto: bf16 autocast over fp32 weights where the hardware multiplies bf16, else fp32",
         choices=("auto", "bf16", "fp32"),
     )
-    pad_to_multiple: int = param("batch lengths are rounded up to a multiple of this", ge=1)
+    pad_to_multiple: int = param("a step's tokens are rounded up to a multiple of this", ge=1)
     save_steps: int = param("optimizer steps between checkpoints", ge=1)
     log_steps: int = param("optimizer steps between points of the loss curve", ge=1)

@@ -24,6 +24,9 @@ from supertiny.params.prepare import Prepare
 from tasks.home import grammar, noise
 from tasks.home.names import MEDIA_LISTS, NameLists
 
+# "[mower]" after a name is left out: "clippy mower" would be a mower called "clippy" or "clippy mower".
+_TAIL = re.compile(r"(?<=\{name\}) \[mower\]")
+
 # "desk lamp" could be read as a lamp called "desk" or as one called "desk lamp"; we keep the reading
 # in which the name is what was said, so templates that split it are left out.
 _SPLITS_NAME = re.compile(r"\{name\} <light>")
@@ -46,7 +49,7 @@ _NONSENSE = re.compile(
     r"|\b(in|on|at|of|across|around|throughout) (in|on|at|of|across|around|throughout)\b"
     r"|\b(is|are) (there|the|my|our) (on|off|open|closed|shut|locked|unlocked|opening|closing"
     r"|shutting|securely|occupied|detected|triggered|empty|clear|unoccupied)\b"
-    r"|\b(\w+) \5\b"
+    r"|\b(?P<twice>\w+) (?P=twice)\b"
 )
 
 
@@ -100,7 +103,8 @@ class Gold:
             groups = by_tool[rng.choices(tools, weights)[0]]
             # Many drafts belong to another split; without a second try such tools would be rare.
             drafts = (
-                self._command(self._pick_template(groups, rng), split, rng) for _ in range(50)
+                self._command(self._pick_template(groups, split, rng), split, rng)
+                for _ in range(50)
             )
             row = next((row for row in drafts if row is not None), None)
             if row is not None:
@@ -129,16 +133,18 @@ class Gold:
             groups[(template.source, template.tool, slots)].append(template)
         whole: dict[Template, str] = {}
         phrasings: dict[str, str] = {}
-        for group in groups.values():
+        for (source, *_), group in groups.items():
+            share = self.params.held_out_share
+            share *= 0.5 if source == "natural" else 1  # train needs most of the ways people speak
             if len(group) >= 4:
-                whole.update(self._hold_out(group, key=lambda template: template.text))
+                whole.update(self._hold_out(group, share, key=lambda template: template.text))
             else:
-                phrasings.update(self._hold_out(self._phrasings(group), key=str))
+                phrasings.update(self._hold_out(self._phrasings(group), share, key=str))
         return whole, phrasings
 
-    def _hold_out(self, items: list[Any], key: Any) -> dict[Any, str]:
+    def _hold_out(self, items: list[Any], share: float, key: Any) -> dict[Any, str]:
         ranked = sorted(items, key=lambda item: stable_hash(self.params.seed, key(item)))
-        test = max(1, round(len(ranked) * self.params.held_out_share)) if len(ranked) >= 4 else 0
+        test = max(1, round(len(ranked) * share)) if len(ranked) >= 4 else 0
         dev = max(1, test // 2) if len(ranked) >= 5 else 0
         splits = ["test"] * test + ["dev"] * dev
         return dict(zip(ranked, splits, strict=False))
@@ -163,9 +169,10 @@ class Gold:
         return groups
 
     def _pick_template(
-        self, groups: dict[tuple[str, str], list[Template]], rng: random.Random
+        self, groups: dict[tuple[str, str], list[Template]], split: str, rng: random.Random
     ) -> Template:
-        natural = rng.random() < self.params.natural_share
+        share = self.params.natural_share if split == "train" else self.params.natural_test_share
+        natural = rng.random() < share
         wanted = [key for key in groups if (key[1] == "natural") == natural] or list(groups)
         return rng.choice(groups[rng.choice(wanted)])
 
@@ -339,6 +346,7 @@ def split_by_hash(seed: int, text: str, held_out: float) -> str:
 
 
 def _templates(raw: dict[str, Any], source: str) -> Iterator[Template]:
+    raw = json.loads(_TAIL.sub("", json.dumps(raw)))
     parsed = grammar.parse(raw)
     for tool, intent in raw["intents"].items():
         for block, parsed_block in zip(intent["data"], parsed.intents[tool].data, strict=True):

@@ -70,7 +70,9 @@ def _misspell(pieces: list[Piece], rng: random.Random) -> list[Piece]:
         for match in re.finditer(r"[a-z]{4,}", piece.text)
     ]
     out = list(pieces)
-    for index, start, end in rng.sample(places, min(len(places), rng.choice((1, 1, 2)))):
+    # One slip in a short sentence, sometimes two in a longer one: what stays can still be read.
+    slips = 2 if len(places) >= 4 and rng.random() < 0.3 else 1
+    for index, start, end in rng.sample(places, min(len(places), slips)):
         text = out[index].text
         # An earlier slip in the same piece may have moved the word by one letter; that is a slip too.
         out[index] = Piece(text[:start] + _slip(text[start:end], rng) + text[end:])

@@ -1,0 +1,201 @@
+"""The report: every variant in it, nothing else in it, and the same bytes every time."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import LESSONS
+
+from supertiny.errors import UserError
+from supertiny.evaluate import Outputs, write_results
+from supertiny.io import read_json, write_json, write_jsonl, write_tsv
+from supertiny.metrics import TOOL_COLUMNS
+from supertiny.params.report import Report
+from supertiny.report import (
+    Variant,
+    check_same_rows,
+    examples_table,
+    flatten,
+    headline,
+    results_table,
+    steps_table,
+    table,
+    tools_table,
+)
+
+REPOSITORY = Path.cwd()
+ROWS = [
+    {
+        "id": f"q{i:02d}",
+        "source": "template" if i % 3 else "natural",
+        "template": "",
+        "slices": ["even" if i % 2 == 0 else "odd"],
+        "query": LESSONS[i % len(LESSONS)]["query"].lower(),
+        "call": LESSONS[i % len(LESSONS)]["call"],
+    }
+    for i in range(30)
+]
+BENCH = {
+    "size_mb": 123.4, "latency_p50_ms": 31.2, "latency_p95_ms": 44.9, "threads": 2,
+    "usd_per_million_requests": 0.871, "peak_rss_mib": 400.0,
+}  # fmt: skip
+PARAMS = Report(examples=20, bootstrap_rounds=500, seed=1)
+
+
+def answers(lamps, right):
+    """Gold answers for the first ``right`` rows, then a wrong value or no legal call."""
+    from supertiny.calls import call_from_json
+
+    gold = [lamps.render_call(call_from_json(row["call"])) for row in ROWS]
+    wrong = [" dim\n brightness 77" if i % 2 else "?|<b>" for i in range(len(ROWS))]
+    return gold[:right] + wrong[right:]
+
+
+@pytest.fixture
+def project(tmp_path, lamps):
+    """A checkout with the task, the results of three variants, and one that was dropped."""
+    folder = tmp_path / "tasks" / "lamps"
+    folder.mkdir(parents=True)
+    for name in ("task.yaml", "tools.json"):
+        (folder / name).write_text((lamps.folder / name).read_text())
+    values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    values["task"] = "lamps"
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    for split in ("train", "dev", "test"):
+        write_jsonl(tmp_path / f"data/queries/{split}.jsonl", ROWS)
+    for name, right in (("rules", 9), ("sft", 25), ("int8", 22), ("dropped", 30)):
+        write_results(lamps, ROWS, answers(lamps, right), files(tmp_path, name))
+    write_json(tmp_path / "metrics/bench/int8.json", BENCH)
+    write_json(tmp_path / "metrics/bench/sft.json", BENCH | {"size_mb": 777.0})
+    write_json(tmp_path / "metrics/prepare.json", {"leak_test_queries": 0})
+    write_json(tmp_path / "metrics/export.json", {"max_logit_difference": 0.00013})
+    write_json(tmp_path / "metrics/quantize/int8.json", {"kl": {"mean": 0.004}})
+    write_json(tmp_path / "metrics/train/sft.json", {"final_loss": 0.02})
+    curve = [[step, 4 / step, 0.001] for step in range(1, 40)]
+    write_tsv(tmp_path / "metrics/train/sft_loss.tsv", ["step", "loss", "learning_rate"], curve)
+    origin = {"package": "some==1", "licence": "apache-2.0"}
+    write_json(tmp_path / "models/base/SOURCE.json", origin)
+    return tmp_path
+
+
+def files(project, name):
+    return Outputs.of(name, project / "metrics/eval/lamps", project / "reports/plots/lamps")
+
+
+def run_stage(project, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "stages.report", *arguments],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+ARGUMENTS = ("rules", "sft", "int8", "--bench", "int8", "--quantized", "int8")
+
+
+def test_the_stage_writes_a_canonical_report_of_the_named_variants_only(project):
+    contents = []
+    for _ in range(2):
+        done = run_stage(project, *ARGUMENTS)
+        assert done.returncode == 0, done.stderr
+        names = ("report.md", "results.md", "loss.png", "confusion.png")
+        contents.append({name: (project / "reports" / name).read_bytes() for name in names})
+    assert contents[0] == contents[1]
+    page = contents[0]["report.md"].decode()
+    for expected in (
+        "| rules |", "| sft |", "| int8 |", "rules to sft", "sft to int8", "| even |", "123 MB",
+        "0.87", "| leak\\_test\\_queries | 0 |", "| kl.mean | 0.004 |", "max\\_logit\\_difference",
+        "some==1", "Apache-2.0", "loss.png", "confusion.png", "8 of 8 wrong answers",
+    ):  # fmt: skip
+        assert expected in page, expected
+    assert contents[0]["results.md"].decode().strip() in page
+    assert "dropped" not in page  # a metrics file lies there, the variant is not named
+    assert "777" not in page  # a benchmark lies there, it is not named
+    assert str(project) not in page
+    assert all(len(contents[0][name]) < 100_000 for name in ("loss.png", "confusion.png"))
+
+
+def test_a_missing_result_is_a_user_error(project):
+    done = run_stage(project, *ARGUMENTS[:3], "int4")
+    assert done.returncode == 2
+    assert "int4.json: file not found" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def variant(lamps, tmp_path, name, right, bench=None):
+    out = Outputs.of(name, tmp_path, tmp_path)
+    from supertiny.io import read_jsonl
+    from supertiny.report import read_tsv
+
+    write_results(lamps, ROWS, answers(lamps, right), out)
+    return Variant(
+        name, read_json(out.metrics), read_jsonl(out.predictions), read_tsv(out.tools), bench
+    )
+
+
+def test_results_table_shows_measured_cost_or_a_dash(lamps, tmp_path):
+    made = [variant(lamps, tmp_path, "a", 15), variant(lamps, tmp_path, "b", 30, BENCH)]
+    lines = results_table(made).splitlines()
+    assert lines[2].startswith("| a | 50.0% (33.2 to 66.8) |")
+    assert lines[2].endswith("| - | - | - |")
+    assert lines[3].endswith("| 123 | 31 / 45 | 0.87 |")
+
+
+def test_steps_count_what_was_fixed_and_broken(lamps, tmp_path):
+    before, after = variant(lamps, tmp_path, "a", 9), variant(lamps, tmp_path, "b", 24)
+    line = steps_table([before, after], PARAMS).splitlines()[2]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[0] == "a to b"
+    assert cells[3:] == ["15", "0"]
+    assert float(cells[1]) == pytest.approx(100 * 15 / 30, abs=0.05)
+    assert steps_table([after, before], PARAMS).splitlines()[2].endswith("| 0 | 15 |")
+
+
+def test_headline_comes_from_the_last_variant(lamps, tmp_path):
+    made = [variant(lamps, tmp_path, "a", 15), variant(lamps, tmp_path, "b", 30, BENCH)]
+    text = headline(made)
+    assert "30 held-out inputs, b gives exactly the right tool call for 100.0%" in text
+    assert "a does for 50.0%" in text
+    assert "31 ms (p50) on 2 CPU threads" in text
+
+
+def test_tools_are_worst_first():
+    lines = [["A", 3, 0.5, 0.1, 0.9, 1.0, 0.7], ["C", 3, 0.1, 0, 0.4, 1.0, 0.3]]
+    lines.append(["B", 3, 0.1, 0, 0.4, 1.0, 0.3])
+    rows = [dict(zip(TOOL_COLUMNS, map(str, line), strict=True)) for line in lines]
+    text = tools_table(Variant("v", {}, [], rows, None))
+    assert [line.split("|")[1].strip() for line in text.splitlines()[2:]] == ["B", "C", "A"]
+
+
+def test_examples_are_spread_over_all_wrong_answers(lamps, tmp_path):
+    made = variant(lamps, tmp_path, "a", 0)
+    text = examples_table(made, 4)
+    assert text.startswith("4 of ")
+    assert len(text.splitlines()) == 2 + 2 + 4
+    assert "Dim(" in text
+    assert "LightOn(" in text
+
+
+def test_variants_of_different_rows_are_refused(lamps, tmp_path):
+    one, other = variant(lamps, tmp_path, "a", 3), variant(lamps, tmp_path, "b", 3)
+    shorter = Variant("b", other.metrics, other.predictions[:-1], other.tools, None)
+    with pytest.raises(UserError, match="different test rows"):
+        check_same_rows([one, shorter])
+
+
+def test_a_cell_cannot_break_the_table_or_smuggle_in_markup():
+    line = table(["x"], [["a|b\n<img src=x> `c` [d](e)"]]).splitlines()
+    assert len(line) == 3
+    assert line[2] == "| a\\|b \\<img src=x> \\`c\\` \\[d](e) |"
+
+
+def test_flatten_gives_sorted_dotted_keys():
+    assert flatten({"b": {"d": 1, "c": [2]}, "a": None}) == [
+        ["a", "None"], ["b.c", "[2]"], ["b.d", "1"]
+    ]  # fmt: skip

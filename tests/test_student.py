@@ -1,0 +1,116 @@
+"""The PyTorch student: batching and the shared prefix must not change a single token."""
+
+import pytest
+import torch
+from conftest import LESSONS
+from transformers import AutoModelForCausalLM
+
+from supertiny.student import SEPARATOR, TorchStudent, choose_examples, few_shot_text
+
+QUERIES = [
+    "on",
+    "turn on the light in the hall",
+    "dim it to 30 percent please",
+    "a",
+    "what is the weather like in the garden today, and will it rain tomorrow",
+    "light",
+    "dim the hall",
+    "garage light on",
+]
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return [{"id": str(i), **lesson} for i, lesson in enumerate(LESSONS)]
+
+
+def reference(model, student, prompt_ids, max_new_tokens):
+    """Plain greedy decoding of one row, no batch, no shared prefix, nothing of ours."""
+    out = model.generate(
+        torch.tensor([prompt_ids]), max_new_tokens=max_new_tokens, do_sample=False
+    )[0, len(prompt_ids) :].tolist()
+    end = student.tokenizer.eos_token_id
+    return student.tokenizer.decode(out[: out.index(end)] if end in out else out)
+
+
+def test_batched_answers_equal_plain_greedy_decoding(tiny_model, lamps):
+    student = TorchStudent(tiny_model, lamps)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    found = student.answers(QUERIES, max_new_tokens=9, batch_size=8)
+    for query, answer in zip(QUERIES, found, strict=True):
+        ids = student._encode(student.tokenizer.bos_token + lamps.render_prompt(query))
+        assert answer == reference(model, student, ids, 9)
+
+
+def test_answers_do_not_depend_on_the_batch(tiny_model, lamps):
+    student = TorchStudent(tiny_model, lamps)
+    one = student.answers(QUERIES, max_new_tokens=9, batch_size=1)
+    assert student.answers(QUERIES, max_new_tokens=9, batch_size=8) == one
+    assert student.answers(QUERIES[::-1], max_new_tokens=9, batch_size=3) == one[::-1]
+    assert len(set(one)) > 1
+
+
+def test_a_taught_model_answers_in_order_and_ends_each_row_by_itself(taught_model, lamps):
+    # The lessons' answers have from one to three lines: rows leave the batch at different steps.
+    student = TorchStudent(taught_model, lamps)
+    texts = student.answers([row["query"] for row in LESSONS], max_new_tokens=40, batch_size=6)
+    calls = [lamps.parse_call(text, row["query"]) for text, row in zip(texts, LESSONS, strict=True)]
+    assert [call.arguments for call in calls] != [{}] * len(calls)
+    assert [call.name for call in calls] == [row["call"]["name"] for row in LESSONS]
+
+
+def test_a_finished_row_leaves_the_batch(taught_model, lamps, monkeypatch):
+    student = TorchStudent(taught_model, lamps)
+    sizes = []
+    forward = student._forward
+    monkeypatch.setattr(
+        student, "_forward", lambda ids, *rest: sizes.append(len(ids)) or forward(ids, *rest)
+    )
+    student.answers([row["query"] for row in LESSONS], max_new_tokens=40, batch_size=6)
+    assert sizes[0] == 6
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 6
+    assert len(sizes) < 40
+
+
+def test_the_shared_prefix_gives_the_same_answers_as_the_full_prompt(tiny_model, lamps, examples):
+    student = TorchStudent(tiny_model, lamps, examples=examples)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    found = student.answers(QUERIES, max_new_tokens=9, batch_size=8)
+    before = student._encode(student.tokenizer.bos_token + student.prefix_text)
+    for query, answer in zip(QUERIES, found, strict=True):
+        ids = before + student._encode(student.prompt(query))
+        assert answer == reference(model, student, ids, 9).split(SEPARATOR)[0]
+    alone = TorchStudent(tiny_model, lamps).answers(QUERIES, max_new_tokens=9, batch_size=8)
+    assert found != alone
+
+
+def test_the_prefix_is_computed_once(tiny_model, lamps, examples, monkeypatch):
+    student = TorchStudent(tiny_model, lamps, examples=examples)
+    widths = []
+    forward = student._forward
+    monkeypatch.setattr(
+        student, "_forward", lambda ids, *rest: widths.append(ids.shape[1]) or forward(ids, *rest)
+    )
+    student.answers(QUERIES, max_new_tokens=2, batch_size=2)
+    student.answers(QUERIES, max_new_tokens=2, batch_size=2)
+    assert sum(width > 100 for width in widths) == 1
+
+
+def test_few_shot_text_holds_tools_and_examples(lamps, examples):
+    text = few_shot_text(lamps, examples)
+    assert lamps.signatures() in text
+    assert text.endswith(f" on now\n light on{SEPARATOR}")
+    assert text.count(SEPARATOR) == 1 + len(examples)
+
+
+def test_no_call_is_always_among_the_examples(examples):
+    chosen = choose_examples(examples, 2)
+    assert [row["call"]["name"] for row in chosen] == ["LightOn", "no_call"]
+
+
+def test_examples_are_one_per_tool_before_a_second_of_any(examples):
+    chosen = choose_examples(examples[::-1], 4)
+    assert [row["id"] for row in chosen[1:]] == ["2", "0", "4"]
+    assert chosen[0]["id"] in {"1", "3", "5"}
+    assert len(choose_examples(examples, 99)) == len(examples)
