@@ -67,6 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     params.set_defaults(run=_params)
     check = commands.add_parser("check", help="check params.yaml and the task, run nothing")
     check.set_defaults(run=_check)
+    profile = commands.add_parser(
+        "profile",
+        help="replace values of params.yaml by those of conf/profile/NAME.yaml",
+        description="`git checkout params.yaml` undoes it.",
+    )
+    profile.add_argument("name", help="such as smoke")
+    profile.set_defaults(run=_profile)
     return parser
 
 
@@ -90,6 +97,14 @@ def _params(_: argparse.Namespace) -> int:
 def _check(_: argparse.Namespace) -> int:
     task = load_task(core.task_name())
     print(f"params.yaml is valid; task {task.name} has {len(task.tools)} tools")
+    return 0
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    from supertiny.profile import apply_profile
+
+    for key, old, new in apply_profile(arguments.name):
+        print(f"{key}: {old!r} -> {new!r}")
     return 0
 
 

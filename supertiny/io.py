@@ -58,7 +58,9 @@ def read_json(path: Path | str) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: file not found; run `dvc repro` or `dvc pull` first") from None
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); restore it with `dvc checkout`") from None
+        raise UserError(
+            f"{path}: not valid JSON ({error}); restore it with `dvc checkout`"
+        ) from None
 
 
 def iter_jsonl(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:

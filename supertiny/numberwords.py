@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 _UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _VALUES = {word: number for number, word in enumerate(_UNITS)} | {
     word: 10 * number for number, word in enumerate(_TENS, 2)
 }
@@ -52,7 +52,7 @@ def _read_number(words: list[str]) -> tuple[int, int]:
             room = 10 if _VALUES[word] >= 20 else 0
         elif word == "hundred" and 0 < group < 10 and room in (0, 1000):
             group, room = group * 100, 100
-        elif word == "thousand" and 0 < group and scale_room > 1000:
+        elif word == "thousand" and group > 0 and scale_room > 1000:
             total, group, room, scale_room = total + group * 1000, 0, 1000, 1000
         else:
             break

@@ -163,7 +163,10 @@ def train(
         "steps": result.global_step,
         "tokens_per_row": round(statistics.fmean(len(ids) for ids in dataset["input_ids"]), 2),
         "answer_tokens_per_row": round(
-            statistics.fmean(sum(label != IGNORED for label in labels) for labels in dataset["labels"]), 2
+            statistics.fmean(
+                sum(label != IGNORED for label in labels) for labels in dataset["labels"]
+            ),
+            2,
         ),
         "final_loss": curve[-1]["loss"],
         "parameters": sum(weight.numel() for weight in model.parameters()),

@@ -11,7 +11,16 @@ from pathlib import Path
 from supertiny.profile import apply_profile
 
 ROOT = Path(__file__).resolve().parent.parent
-CODE = ("supertiny", "stages", "tasks", "conf", "params.yaml", "dvc.yaml", ".dvcignore", ".gitignore")
+CODE = (
+    "supertiny",
+    "stages",
+    "tasks",
+    "conf",
+    "params.yaml",
+    "dvc.yaml",
+    ".dvcignore",
+    ".gitignore",
+)
 
 
 def make_project(folder: Path) -> Path:

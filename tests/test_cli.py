@@ -94,25 +94,25 @@ def test_rows_keep_their_order_over_chunks(capsys, monkeypatch, taught_onnx, tmp
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "message"),
     [
-        ["predict"],
-        ["predict", "on", "--input", "x"],
-        ["predict", "on", "--output", "x"],
-        ["predict", "on", "--threads", "0"],
-        ["predict", "--input", "missing.jsonl"],
-        ["predict", "on", "--model", "missing"],
-        ["nonsense"],
-        [],
+        (["predict"], "either a query or --input"),
+        (["predict", "on", "--input", "x"], "either a query or --input"),
+        (["predict", "on", "--output", "x"], "--output needs --input"),
+        (["predict", "on", "--threads", "0"], "found '0', expected a whole number from 1"),
+        (["predict", "--input", "missing.jsonl"], "--input missing.jsonl: file not found"),
+        (["predict", "on", "--model", "missing"], "missing: not found; make it with `dvc repro`"),
+        (["nonsense"], "invalid choice: 'nonsense'"),
+        ([], "arguments are required"),
     ],
 )
 def test_mistakes_in_the_command_exit_2_without_a_stack_trace(
-    capsys, monkeypatch, tmp_path, arguments
+    capsys, monkeypatch, tmp_path, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
     code, out, err = run(capsys, *arguments)
     assert (code, out) == (2, "")
-    assert "error: " in err
+    assert message in err
     assert "Traceback" not in err
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from graph import imported_files
 
 GRAPH = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -15,8 +14,7 @@ TASK = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["task"]
 
 
 def body(name):
-    stage = GRAPH[name]
-    return stage["do"] if "do" in stage else stage
+    return GRAPH[name].get("do", GRAPH[name])
 
 
 def deps(name):
@@ -92,6 +90,9 @@ def test_no_file_names_a_path_of_some_machine():
     listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout
     for name in listed.splitlines():
         path = Path(name)
-        if path.suffix in {".py", ".yaml", ".toml", ".md", ".lock", ".json", ".txt"} and path.is_file():
+        if (
+            path.suffix in {".py", ".yaml", ".toml", ".md", ".lock", ".json", ".txt"}
+            and path.is_file()
+        ):
             text = path.read_text(encoding="utf-8", errors="replace")
             assert not re.search(r"(?<![\w.*])/(home|work|root)/", text), name

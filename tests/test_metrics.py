@@ -117,13 +117,22 @@ def test_metrics_hold_exactly_the_agreed_keys(lamps):
 
 
 def test_an_unparsable_answer_is_wrong_and_no_no_call(lamps):
-    metrics, predictions = score(lamps, rows(NO_CALL, NO_CALL), [" gibberish", " no_call"])
+    metrics, predictions = score(
+        lamps, rows(NO_CALL, NO_CALL, ON, ON), [" gibberish", " no_call", " gibberish", ON]
+    )
     assert metrics["exact_match"] == metrics["no_call_recall"] == metrics["unparsable_rate"] == 0.5
     assert metrics["no_call_precision"] == 1.0
     assert predictions[0]["predicted"] is None
     assert predictions[0]["soft"] == 0.0
     assert predictions[0]["reason"].startswith("unparsable: unknown tool")
     assert confusion(predictions)[-1] == ("no_call", "unparsable")
+
+
+def test_a_name_is_compared_in_the_casing_of_its_query(lamps):
+    # The student reads and writes lower case; the query says how the name is spelled.
+    row = rows(ToolCall("LightOn", {"area": "Anna's Den"}))[0] | {"query": "Light ON in Anna's Den"}
+    metrics, _ = score(lamps, [row], [" light on\n area anna's den"])
+    assert metrics["exact_match"] == 1.0
 
 
 def test_an_illegal_call_counts_as_unparsable(lamps):

@@ -27,7 +27,10 @@ def change(section, key, value):
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        (change("sft", "learnin_rate", 1), "sft.learnin_rate: unknown key; allowed here: batch_size"),
+        (
+            change("sft", "learnin_rate", 1),
+            "sft.learnin_rate: unknown key; allowed here: batch_size",
+        ),
         (lambda v: v["sft"].pop("seed"), "sft.seed: missing"),
         (lambda v: v.__setitem__("stf", {}), "stf: unknown key; allowed here: "),
         (lambda v: v.pop("prepare"), "prepare: missing"),
@@ -36,7 +39,10 @@ def change(section, key, value):
         (change("sft", "batch_size", True), "sft.batch_size: found True, allowed: int"),
         (change("sft", "batch_size", 1.5), "sft.batch_size: found 1.5, allowed: int"),
         (change("sft", "learning_rate", float("nan")), "sft.learning_rate: found nan"),
-        (change("sft", "method", "qlora"), "sft.method: found 'qlora', allowed: str, one of full, lora"),
+        (
+            change("sft", "method", "qlora"),
+            "sft.method: found 'qlora', allowed: str, one of full, lora",
+        ),
         (change("prepare", "tool_balance", 1.2), "prepare.tool_balance: found 1.2"),
         (lambda v: v.__setitem__("sft", 3), "sft: found 3, expected a mapping"),
         (lambda v: v.__setitem__("task", 3), "task: found 3"),

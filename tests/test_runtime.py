@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,9 @@ def test_a_copied_folder_runs_without_torch_and_without_a_checkout(taught_onnx, 
 
 
 @given(st.integers(0, 30), st.integers(1, 30))
-def test_spread_keeps_order_and_count_without_repeats(size, count):
+def test_spread_is_even_keeps_order_and_repeats_nothing(size, count):
     chosen = spread(range(size), count)
     assert len(chosen) == min(size, count)
     assert chosen == sorted(set(chosen))
+    gaps = {after - before for before, after in pairwise(chosen)}
+    assert max(gaps, default=0) - min(gaps, default=0) <= 1

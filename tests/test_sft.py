@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from project import environment, make_project, run_stage
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from project import environment, make_project, run_stage
 from supertiny.io import read_json, sha256_file
 from supertiny.sft import IGNORED, AnswerLossTrainer, encode_row
 from supertiny.task import load_task

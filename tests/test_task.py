@@ -17,7 +17,9 @@ from supertiny.task import load_task
 @pytest.fixture
 def folder(tmp_path):
     shutil.copytree(
-        "tasks/home", tmp_path / "home", ignore=lambda *_: {"names", "__pycache__", "sentences.yaml"}
+        "tasks/home",
+        tmp_path / "home",
+        ignore=lambda *_: {"names", "__pycache__", "sentences.yaml"},
     )
     return tmp_path
 
@@ -51,7 +53,10 @@ def set_parameters(key, value):
         (lambda t: t[0].__setitem__("alias", "no_call"), "is taken"),
         (lambda t: t[0].__setitem__("alias", "two\nlines"), "one line"),
         (set_parameters("properties", {"two words": {}}), "argument name 'two words'"),
-        (set_parameters("properties", {"a": {"x-fold": ["colour"]}}), r"unknown x-fold \['colour'\]"),
+        (
+            set_parameters("properties", {"a": {"x-fold": ["colour"]}}),
+            r"unknown x-fold \['colour'\]",
+        ),
     ],
 )
 def test_a_broken_tool_is_named(folder, change, message):

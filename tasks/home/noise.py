@@ -6,7 +6,10 @@ import random
 import re
 from dataclasses import dataclass
 
-_POLITE_FRONT = ("please", "can you", "could you", "would you", "hey", "ok", "could you please", "i want you to", "i'd like you to")  # fmt: skip
+_POLITE_FRONT = (
+    "please", "can you", "could you", "would you", "hey", "ok", "could you please", "i want you to",
+    "i'd like you to",
+)  # fmt: skip
 _POLITE_BACK = ("please", "for me", "thanks", "thank you", "now")
 _QUESTION = re.compile(r"(what|how|is|are|who|where|which|do|tell|whats|hows)\b")
 _NEIGHBOURS = {

@@ -62,12 +62,10 @@ def _plain(value: Any) -> Any:
 
 
 def _home_lists() -> dict[str, SlotList]:
-    lists = NameLists(seed=0, held_out=0.2)  # every split is asked for, so the split is of no account
-    names = [
-        (name, name, {"domain": domain})
-        for domain in _DOMAINS
-        for name in lists.all(domain)
-    ]
+    lists = NameLists(
+        seed=0, held_out=0.2
+    )  # every split is asked for, so the split is of no account
+    names = [(name, name, {"domain": domain}) for domain in _DOMAINS for name in lists.all(domain)]
     for state in ("open", "occupancy"):
         kind = f"binary_sensor_{state}"
         names += [(name, name, {"domain": "binary_sensor"}) for name in lists.all(kind)]
