@@ -30,21 +30,19 @@ def confusion_matrix(path: Path, pairs: Sequence[tuple[str, str]]) -> None:
     Only tools that were mixed up at least once are drawn; the diagonal is left in for scale.
     """
     mixed = sorted({name for pair in pairs if pair[0] != pair[1] for name in pair})
-    at = {name: position for position, name in enumerate(mixed)}
-    counts = np.zeros((len(mixed), len(mixed)))
-    for (gold, predicted), count in sorted(Counter(pairs).items()):
-        if gold in at and predicted in at:
-            counts[at[gold], at[predicted]] = count
-    side = 2.4 + 0.22 * len(mixed)
-    figure = Figure(figsize=(side + 0.6, side), dpi=80, layout="constrained")
+    meant = [name for name in mixed if any(name == gold for gold, _ in pairs)]
+    found = Counter(pairs)
+    counts = np.array([[found[gold, name] for name in mixed] for gold in meant])
+    side = 2.2 + 0.18 * len(mixed)
+    figure = Figure(figsize=(side + 0.6, side), dpi=72, layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel="predicted tool", ylabel="gold tool")
     if mixed:
         shown = np.ma.masked_equal(counts, 0)
         image = axes.imshow(shown, norm=LogNorm(1, max(2, counts.max())), cmap="viridis_r")
         figure.colorbar(image, ax=axes, shrink=0.6, label="inputs")
-        axes.set_xticks(range(len(mixed)), mixed, rotation=90, fontsize=7)
-        axes.set_yticks(range(len(mixed)), mixed, fontsize=7)
+        axes.set_xticks(range(len(mixed)), mixed, rotation=90, fontsize=6)
+        axes.set_yticks(range(len(meant)), meant, fontsize=6)
     else:
         axes.text(0.5, 0.5, "no tool was mixed up", ha="center", va="center")
         axes.set(xticks=[], yticks=[])

@@ -78,7 +78,7 @@ def test_a_changed_sft_param_reruns_sft_and_what_is_behind_it(project):
     values["sft"]["learning_rate"] *= 2
     try:
         params.write_text(yaml.safe_dump(values))
-        plan = run(project, DVC, "repro", "--dry").stdout
+        plan = run(project, DVC, "repro", "--dry", "--force-downstream").stdout
         planned = {line.split("'")[1] for line in plan.splitlines() if line.startswith("Running")}
     finally:
         params.write_text(before)

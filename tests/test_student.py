@@ -1,5 +1,7 @@
 """The PyTorch student: batching and the shared prefix must not change a single token."""
 
+import shutil
+
 import pytest
 import torch
 from conftest import LESSONS
@@ -24,6 +26,26 @@ def examples():
     return [{"id": str(i), **lesson} for i, lesson in enumerate(LESSONS)]
 
 
+@pytest.fixture(scope="module")
+def sharp_model(tiny_model, tmp_path_factory):
+    """The random model with attention that picks single tokens.
+
+    Fresh random weights attend to everything about equally, so a wrong position or a wrong weight
+    of the prefix would not change an answer.
+    """
+    out = tmp_path_factory.mktemp("models") / "sharp"
+    shutil.copytree(tiny_model, out)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            for part in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+                part.weight *= 12
+            for part in (layer.self_attn.v_proj, layer.self_attn.o_proj):
+                part.weight *= 6
+    model.save_pretrained(out)
+    return out
+
+
 def reference(model, student, prompt_ids, max_new_tokens):
     """Plain greedy decoding of one row, no batch, no shared prefix, nothing of ours."""
     out = model.generate(
@@ -33,17 +55,17 @@ def reference(model, student, prompt_ids, max_new_tokens):
     return student.tokenizer.decode(out[: out.index(end)] if end in out else out)
 
 
-def test_batched_answers_equal_plain_greedy_decoding(tiny_model, lamps):
-    student = TorchStudent(tiny_model, lamps)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+def test_batched_answers_equal_plain_greedy_decoding(sharp_model, lamps):
+    student = TorchStudent(sharp_model, lamps)
+    model = AutoModelForCausalLM.from_pretrained(sharp_model, dtype=torch.float32)
     found = student.answers(QUERIES, max_new_tokens=9, batch_size=8)
     for query, answer in zip(QUERIES, found, strict=True):
         ids = student._encode(student.tokenizer.bos_token + lamps.render_prompt(query))
         assert answer == reference(model, student, ids, 9)
 
 
-def test_answers_do_not_depend_on_the_batch(tiny_model, lamps):
-    student = TorchStudent(tiny_model, lamps)
+def test_answers_do_not_depend_on_the_batch(sharp_model, lamps):
+    student = TorchStudent(sharp_model, lamps)
     one = student.answers(QUERIES, max_new_tokens=9, batch_size=1)
     assert student.answers(QUERIES, max_new_tokens=9, batch_size=8) == one
     assert student.answers(QUERIES[::-1], max_new_tokens=9, batch_size=3) == one[::-1]
@@ -73,15 +95,15 @@ def test_a_finished_row_leaves_the_batch(taught_model, lamps, monkeypatch):
     assert len(sizes) < 40
 
 
-def test_the_shared_prefix_gives_the_same_answers_as_the_full_prompt(tiny_model, lamps, examples):
-    student = TorchStudent(tiny_model, lamps, examples=examples)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+def test_the_shared_prefix_gives_the_same_answers_as_the_full_prompt(sharp_model, lamps, examples):
+    student = TorchStudent(sharp_model, lamps, examples=examples)
+    model = AutoModelForCausalLM.from_pretrained(sharp_model, dtype=torch.float32)
     found = student.answers(QUERIES, max_new_tokens=9, batch_size=8)
     before = student._encode(student.tokenizer.bos_token + student.prefix_text)
     for query, answer in zip(QUERIES, found, strict=True):
         ids = before + student._encode(student.prompt(query))
         assert answer == reference(model, student, ids, 9).split(SEPARATOR)[0]
-    alone = TorchStudent(tiny_model, lamps).answers(QUERIES, max_new_tokens=9, batch_size=8)
+    alone = TorchStudent(sharp_model, lamps).answers(QUERIES, max_new_tokens=9, batch_size=8)
     assert found != alone
 
 
