@@ -175,7 +175,8 @@ def test_no_base_model_is_a_users_error(project):
 
 def test_a_second_run_at_the_same_time_is_refused(project):
     params = project / "params.yaml"
-    params.write_text(params.read_text().replace("max_steps: 12", "max_steps: 5000"))
+    longer = params.read_text().replace("max_steps: 12", "max_steps: 0")
+    params.write_text(longer.replace("epochs: 1\n", "epochs: 100\n"))
     first = subprocess.Popen(
         [sys.executable, "-m", "stages.sft"],
         cwd=project, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
