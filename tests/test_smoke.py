@@ -28,7 +28,7 @@ def project(tmp_path_factory):
 
 
 def changed(folder):
-    """Stages that `dvc status` says would run, and those behind them."""
+    """Stages that `dvc status` names: those with a changed dep or param of their own."""
     status = json.loads(run(folder, DVC, "status", "--json").stdout)
     return {name for name in status if name in STAGES}
 
