@@ -57,6 +57,10 @@ class Tool:
         """Argument name to its JSON Schema, in the order arguments are rendered."""
         return self.parameters.get("properties", {})
 
+    def word(self, key: str) -> str:
+        """What an argument is called in the student's text: its schema's ``x-alias``, or its name."""
+        return self.properties.get(key, {}).get("x-alias", key)
+
 
 def call_from_json(value: Any) -> ToolCall:
     """A `ToolCall` from its wire form.
@@ -94,7 +98,8 @@ def render_call(call: ToolCall, tools: Mapping[str, Tool]) -> str:
     tool = tools[call.name]
     known = [key for key in tool.properties if key in call.arguments]
     extra = sorted(key for key in call.arguments if key not in tool.properties)
-    lines = [tool.alias] + [f"{key} {_encode(call.arguments[key])}" for key in known + extra]
+    lines = [tool.alias]
+    lines += [f"{tool.word(key)} {_encode(call.arguments[key])}" for key in known + extra]
     return "\n".join(f" {line}" for line in lines)
 
 
@@ -110,15 +115,18 @@ def parse_call(text: str, tools: Mapping[str, Tool]) -> ToolCall:
     by_alias = {tool.alias: tool for tool in tools.values()}
     if first not in by_alias:
         raise CallError(f"unknown tool {first[:80]!r}")
+    tool = by_alias[first]
+    keys = {tool.word(key): key for key in tool.properties}
     arguments: dict[str, Any] = {}
     for line in rest:
-        key, space, value = line.partition(" ")
+        word, space, value = line.partition(" ")
         if not space:
             raise CallError(f"argument without a value: {line[:80]!r}")
+        key = keys.get(word, word)
         if key in arguments:
             raise CallError(f"argument {key[:80]!r} given twice")
         arguments[key] = _decode(value)
-    call = ToolCall(by_alias[first].name, arguments)
+    call = ToolCall(tool.name, arguments)
     validate_call(call, tools)
     return call
 

@@ -64,7 +64,11 @@ class NearDuplicates:
 
 def token_set(text: str) -> frozenset[str]:
     """Lower-case words and numbers of a text, punctuation dropped."""
-    return frozenset(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower()))
+    return frozenset(_words(text))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())
 
 
 def row_id(query: str) -> str:
@@ -117,7 +121,7 @@ def _draw(
                 f"prepare.{split}_rows: asked for {size}, the task's source gave {len(rows)} different "
                 f"rows in {draws} draws; ask for fewer or give the task more templates and names"
             )
-        key = task.normalise(row["query"])
+        key = " ".join(_words(task.normalise(row["query"])))
         reason = _reason_to_refuse(row, key, seen, held_out_templates, held_out)
         if reason:
             refused[f"refused_{split}_{reason}"] += 1

@@ -179,12 +179,17 @@ def _check_tool(tool: Tool, where: str) -> None:
         unknown = set(schema.get("x-fold", ())) - calls.FOLDS
         if unknown:
             raise UserError(f"{where}, {key}: unknown x-fold {sorted(unknown)}")
+        if not _IDENTIFIER.fullmatch(tool.word(key)):
+            raise UserError(f"{where}, {key}: x-alias {tool.word(key)!r} must be one word")
+    words = [tool.word(key) for key in tool.properties]
+    if len(set(words)) != len(words):
+        raise UserError(f"{where}: two arguments have the same x-alias")
 
 
 def _signature(tool: Tool) -> str:
     required = set(tool.parameters.get("required", ()))
     arguments = ", ".join(
-        f"{key}{'' if key in required else '?'}: {_type(schema)}"
+        f"{tool.word(key)}{'' if key in required else '?'}: {_type(schema)}"
         for key, schema in tool.properties.items()
     )
     return f"{tool.alias}({arguments})  {tool.description}".rstrip()

@@ -116,6 +116,16 @@ def test_illegal_text_is_refused_with_its_reason(text, reason):
         parse_call(text, tools)
 
 
+def test_an_argument_is_called_by_its_alias_in_text_and_by_its_name_in_the_call():
+    tools = tool(volume_level={"type": "integer", "x-alias": "level"}, level={"x-alias": "storey"})
+    call = ToolCall("do_it", {"volume_level": 3, "level": 4})
+    text = render_call(call, tools)
+    assert text == " do it\n level 3\n storey 4"
+    assert parse_call(text, tools) == call
+    with pytest.raises(CallError, match="given twice"):
+        parse_call(" do it\n level 3\n volume_level 4", tools)
+
+
 @pytest.mark.parametrize("value", ["30", "true", "null", " padded ", "", '"quoted"', "a\nb", "[1]"])
 def test_strings_that_look_like_something_else_stay_strings(value):
     tools = tool(s={"type": "string"})

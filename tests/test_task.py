@@ -19,7 +19,7 @@ def folder(tmp_path):
     shutil.copytree(
         "tasks/home",
         tmp_path / "home",
-        ignore=lambda *_: {"names", "__pycache__", "sentences.yaml"},
+        ignore=lambda *_: {"names", "__pycache__", "sentences"},
     )
     return tmp_path
 
@@ -57,6 +57,8 @@ def set_parameters(key, value):
             set_parameters("properties", {"a": {"x-fold": ["colour"]}}),
             r"unknown x-fold \['colour'\]",
         ),
+        (set_parameters("properties", {"a": {"x-alias": "big a"}}), "x-alias 'big a' must be one"),
+        (set_parameters("properties", {"a": {"x-alias": "b"}, "b": {}}), "have the same x-alias"),
     ],
 )
 def test_a_broken_tool_is_named(folder, change, message):

@@ -38,8 +38,13 @@ def intent_definitions() -> dict[str, Any]:
 
 @cache
 def own_grammar() -> dict[str, Any]:
-    """Our own sentences, in the shape of the package's; see sentences.yaml."""
-    return yaml.safe_load((FOLDER / "sentences.yaml").read_text(encoding="utf-8"))
+    """Our own sentences, in the shape of the package's, of every file in ``sentences``."""
+    intents: dict[str, Any] = {}
+    for path in sorted((FOLDER / "sentences").glob("*.yaml")):
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where it is built
+        for name, intent in yaml.load(path.read_text(encoding="utf-8"), loader)["intents"].items():
+            intents.setdefault(name, {"data": []})["data"] += intent["data"]
+    return {"intents": intents}
 
 
 def _package_json(name: str) -> dict[str, Any]:

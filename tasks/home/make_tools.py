@@ -18,6 +18,29 @@ from hassil.intents import RangeSlotList, SlotList, TextSlotList
 from supertiny.io import write_json
 from tasks.home import grammar
 
+# What tools and arguments are called in the student's text: one word each that is one token of the
+# student's vocabulary, so that an answer has few steps. The rest keep the words of their names.
+ALIASES = {
+    "HassTurnOn": "on", "HassTurnOff": "off", "HassGetState": "state", "HassGetWeather": "weather",
+    "HassGetCurrentDate": "date", "HassGetCurrentTime": "time", "HassLightSet": "light",
+    "HassSetPosition": "position", "HassFanSetSpeed": "speed", "HassClimateSetTemperature": "heat",
+    "HassClimateGetTemperature": "temp", "HassClimateSetFanMode": "mode", "HassStartTimer": "timer",
+    "HassCancelTimer": "cancel", "HassCancelAllTimers": "clear", "HassIncreaseTimer": "more",
+    "HassDecreaseTimer": "less", "HassPauseTimer": "hold", "HassUnpauseTimer": "continue",
+    "HassTimerStatus": "left", "HassMediaSearchAndPlay": "play", "HassMediaPause": "pause",
+    "HassMediaUnpause": "resume", "HassMediaNext": "next", "HassMediaPrevious": "previous",
+    "HassMediaPlayerMute": "silent", "HassMediaPlayerUnmute": "sound", "HassSetVolume": "volume",
+    "HassSetVolumeRelative": "louder", "HassListAddItem": "add", "HassListRemoveItem": "remove",
+    "HassListCompleteItem": "complete", "HassShoppingListAddItem": "shopping",
+    "HassShoppingListCompleteItem": "bought", "HassVacuumStart": "vacuum",
+    "HassVacuumCleanArea": "clean", "HassVacuumReturnToBase": "base", "HassLawnMowerDock": "dock",
+    "HassLawnMowerStartMowing": "lawn", "HassNevermind": "never",
+}  # fmt: skip
+ARGUMENT_ALIASES = {
+    "search_query": "query", "media_class": "media", "device_class": "class", "fan_mode": "mode",
+    "volume_level": "level", "volume_step": "step", "conversation_command": "command",
+}  # fmt: skip
+
 FREE_TEXT = {"type": "string", "minLength": 1, "x-fold": ["case", "articles", "numbers"]}
 
 
@@ -28,7 +51,7 @@ def build_tools() -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "alias": _alias(name),
+            "alias": ALIASES.get(name) or _alias(name),
             "description": definition["description"],
             "parameters": _parameters(
                 definition.get("slots", {}), filled[name], _context_slots(intents, name)
@@ -67,7 +90,11 @@ def _parameters(
     slots: dict[str, Any], filled: dict[str, list[Any]], from_context: set[str]
 ) -> dict[str, Any]:
     properties = {
-        slot: {"description": definition["description"], **_schema(filled.get(slot, [None]))}
+        slot: {
+            "description": definition["description"],
+            **_schema(filled.get(slot, [None])),
+            **({"x-alias": ARGUMENT_ALIASES[slot]} if slot in ARGUMENT_ALIASES else {}),
+        }
         for slot, definition in slots.items()
     }
     return {

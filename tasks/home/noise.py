@@ -11,6 +11,19 @@ _POLITE_FRONT = (
     "i'd like you to",
 )  # fmt: skip
 _POLITE_BACK = ("please", "for me", "thanks", "thank you", "now")
+# Around any sentence, a question too: wake words, hesitation, what people put before and after.
+_OPENERS = (
+    "um", "uh", "er", "so", "hey", "hi", "okay", "ok so", "alright", "right", "well", "oh", "oh and",
+    "also", "and", "yo", "hey there", "hello", "um hey", "hmm", "hey google", "ok google", "alexa",
+    "siri", "hey siri", "computer", "hey jarvis", "ok nabu", "hey nabu", "assistant", "quick one",
+    "listen", "actually", "one more thing", "sorry", "just",
+)  # fmt: skip
+_CLOSERS = (
+    "please", "pls", "thanks", "thx", "thank you", "cheers", "would you", "will you", "if you can",
+    "if possible", "when you get a chance", "real quick", "right now", "asap", "ok", "okay",
+    "for me please", "thank you very much", "mate", "buddy",
+)  # fmt: skip
+_VALUE = "\0"  # marks where a value begins, while a sentence is put together
 _QUESTION = re.compile(r"(what|how|is|are|who|where|which|do|tell|whats|hows)\b")
 _NEIGHBOURS = {
     "a": "sq", "b": "vn", "c": "xv", "d": "sf", "e": "wr", "f": "dg", "g": "fh", "h": "gj", "i": "uo",
@@ -30,14 +43,24 @@ class Piece:
 
 def join(pieces: list[Piece]) -> str:
     """The pieces as one clean line."""
-    text = " ".join("".join(piece.text for piece in pieces).split())
+    text = "".join(_VALUE + piece.text if piece.value else piece.text for piece in pieces)
+    text = " ".join(text.split())
     text = re.sub(r"(?<=[a-z]) ?%", " percent", text)
     # "the emma's lamp" is not English; a possessive is its own determiner.
-    return re.sub(r"\b(?:the|my|our) (?=[a-z]+'s )", "", text)
+    text = re.sub(rf"\b(?:the|my|our) {_VALUE}(?=[a-z]+'s )", "", text)
+    return text.replace(_VALUE, "")
 
 
-def speak(pieces: list[Piece], rng: random.Random, *, noisy: bool, polite: bool) -> str:
-    """The sentence as somebody says or types it; ``noisy`` adds typing slips and odd casing."""
+def speak(
+    pieces: list[Piece], rng: random.Random, *, noisy: bool, polite: bool, chatty: bool
+) -> str:
+    """The sentence as somebody says or types it.
+
+    Args:
+        noisy: with typing slips and odd casing.
+        polite: sometimes with a "please" or "could you".
+        chatty: sometimes with a wake word, a filler or a farewell around it.
+    """
     first, last = _outer_values(pieces)
     if noisy:
         pieces = _misspell(pieces, rng)
@@ -47,6 +70,10 @@ def speak(pieces: list[Piece], rng: random.Random, *, noisy: bool, polite: bool)
         text = f"{rng.choice(_POLITE_FRONT)} {text}"
     if polite and rng.random() < 0.1 and not last:
         text = f"{text} {rng.choice(_POLITE_BACK)}"
+    if chatty and rng.random() < 0.1 and not first:
+        text = f"{rng.choice(_OPENERS)}{rng.choice(('', ','))} {text}"
+    if chatty and rng.random() < 0.08 and not last:
+        text = f"{text} {rng.choice(_CLOSERS)}"
     if rng.random() < 0.2:
         text += "?" if question else rng.choice(".!.")
     return _case(text, rng, noisy)
