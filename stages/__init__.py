@@ -1,0 +1,1 @@
+"""The scripts that dvc.yaml runs, one per stage."""

@@ -6,24 +6,17 @@ assumption of params.yaml. The numbers differ from run to run.
     dvc repro benchmark@int8        (or: python -m stages.benchmark int8)
 """
 
-import sys
 from pathlib import Path
 
 from supertiny.benchmark import benchmark
-from supertiny.errors import UserError
 from supertiny.io import read_jsonl, write_json
 from supertiny.params.benchmark import Benchmark
-from supertiny.stage import run_stage
+from supertiny.stage import one_argument, run_stage
 
 
 def main(params: Benchmark) -> None:
     """Write metrics/bench/<variant>.json."""
-    if len(sys.argv) != 2 or sys.argv[1] not in params.variants:
-        raise UserError(
-            f"found the arguments {sys.argv[1:]}, expected one of benchmark.variants in "
-            f"params.yaml: {', '.join(params.variants)}"
-        )
-    variant = sys.argv[1]
+    variant = one_argument(params.variants, "benchmark.variants in params.yaml")
     queries = [row["query"] for row in read_jsonl("data/queries/test.jsonl")]
     metrics = benchmark(Path("models/onnx") / variant, queries, params)
     write_json(f"metrics/bench/{variant}.json", metrics)

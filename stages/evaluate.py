@@ -8,10 +8,8 @@ could do better with more prompt work; answers are greedy and unconstrained, one
     python -m stages.evaluate VARIANT      # rules, base, sft, fp32, int8, int4
 """
 
-import sys
 from pathlib import Path
 
-from supertiny.errors import UserError
 from supertiny.evaluate import (
     Answers,
     Outputs,
@@ -24,7 +22,7 @@ from supertiny.evaluate import (
 )
 from supertiny.params.core import task_name
 from supertiny.params.evaluate import Evaluate
-from supertiny.stage import run_stage
+from supertiny.stage import one_argument, run_stage
 from supertiny.task import Task, load_task
 
 QUERIES = Path("data/queries")
@@ -33,7 +31,7 @@ VARIANTS = ("rules", "base", "sft", "fp32", "int8", "int4")
 
 
 def main(params: Evaluate) -> None:
-    variant = _variant()
+    variant = one_argument(VARIANTS, "the variants")
     task = load_task(task_name())
     rows = read_queries(QUERIES / "test.jsonl", task)
     answers = _answers(variant, task, [row["query"] for row in rows], params)
@@ -47,16 +45,6 @@ def main(params: Evaluate) -> None:
         f"of {values['n']} inputs, tool {values['tool_accuracy']:.2%}, "
         f"unparsable {values['unparsable_rate']:.2%}"
     )
-
-
-def _variant() -> str:
-    found = sys.argv[1:]
-    if len(found) != 1 or found[0] not in VARIANTS:
-        raise UserError(
-            f"found variant {' '.join(found) or 'none'!r}, expected one of: {', '.join(VARIANTS)}; "
-            "for example `python -m stages.evaluate sft`"
-        )
-    return found[0]
 
 
 def _answers(variant: str, task: Task, queries: list[str], params: Evaluate) -> Answers:

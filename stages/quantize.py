@@ -6,16 +6,14 @@ expected on some inputs and counted, `evaluate` says whether they are worse ones
     dvc repro quantize@int8        (or: python -m stages.quantize int8)
 """
 
-import sys
 from pathlib import Path
 
-from supertiny.errors import UserError
 from supertiny.export import parity, parity_queries
 from supertiny.io import read_jsonl, write_json
 from supertiny.params.core import task_name
 from supertiny.params.quantize import Quantize
 from supertiny.quantize import quantize_onnx
-from supertiny.stage import run_stage
+from supertiny.stage import one_argument, run_stage
 from supertiny.task import load_task
 
 SOURCE = Path("models/sft")
@@ -23,12 +21,7 @@ SOURCE = Path("models/sft")
 
 def main(params: Quantize) -> None:
     """Write models/onnx/<variant> and metrics/quantize/<variant>.json."""
-    if len(sys.argv) != 2 or sys.argv[1] not in params.variants:
-        raise UserError(
-            f"found the arguments {sys.argv[1:]}, expected one of quantize.variants in "
-            f"params.yaml: {', '.join(params.variants)}"
-        )
-    variant = sys.argv[1]
+    variant = one_argument(params.variants, "quantize.variants in params.yaml")
     out = Path("models/onnx") / variant
     queries = parity_queries(read_jsonl("data/queries/test.jsonl"), params.parity_rows)
     quantize_onnx(SOURCE, load_task(task_name()), out, variant, params.block_size)

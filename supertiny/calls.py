@@ -109,6 +109,30 @@ def parse_call(text: str, tools: Mapping[str, Tool]) -> ToolCall:
     Raises:
         CallError: the text is no legal call; the message is the reason.
     """
+    call = _read_lines(text, tools)
+    validate_call(call, tools)
+    return call
+
+
+def may_become_call(text: str, tools: Mapping[str, Tool]) -> bool:
+    """Whether an answer that begins with ``text`` can still turn out a legal call.
+
+    False is certain: an unknown tool on the first line, or a later line that is no argument or
+    repeats one, stays wrong whatever follows. Only whole lines are looked at, since the one being
+    written may change its meaning with every token.
+    """
+    whole, newline, _ = text.rpartition("\n")
+    if not newline:
+        return True
+    try:
+        _read_lines(whole, tools)
+    except CallError:
+        return False
+    return True
+
+
+def _read_lines(text: str, tools: Mapping[str, Tool]) -> ToolCall:
+    """The call that a text spells out, not checked against the schema of its tool."""
     first, *rest = (line.strip(" ") for line in text.rstrip("\n").split("\n"))
     if first == "no_call" and not rest:
         return NO_CALL
@@ -126,9 +150,7 @@ def parse_call(text: str, tools: Mapping[str, Tool]) -> ToolCall:
         if key in arguments:
             raise CallError(f"argument {key[:80]!r} given twice")
         arguments[key] = _decode(value)
-    call = ToolCall(tool.name, arguments)
-    validate_call(call, tools)
-    return call
+    return ToolCall(tool.name, arguments)
 
 
 def _encode(value: Any) -> str:

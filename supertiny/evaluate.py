@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,13 @@ from typing import Any
 from tqdm import tqdm
 
 from supertiny import metrics
-from supertiny.calls import ToolCall, call_from_json
+from supertiny.calls import call_from_json
 from supertiny.errors import CallError, UserError
 from supertiny.io import iter_jsonl, write_json, write_jsonl, write_text, write_tsv
 from supertiny.params.evaluate import Evaluate
 from supertiny.task import Task
 
-Answers = Sequence[str | ToolCall]
+Answers = Sequence[metrics.Answer]
 _KEYS = {"id": str, "query": str, "call": dict, "source": str, "slices": list}
 
 
@@ -122,8 +123,14 @@ def onnx_answers(task: Task, model: Path, queries: Sequence[str], params: Evalua
 def write_results(
     task: Task, rows: Sequence[dict[str, Any]], answers: Answers, outputs: Outputs
 ) -> dict[str, float]:
-    """Score the answers, write every file of ``outputs``, and return the metrics."""
+    """Score the answers, write every file of ``outputs``, and return the metrics.
+
+    A query that no student could read is scored as unparsable and named in a warning.
+    """
     values, predictions = metrics.score(task, rows, answers)
+    for row, answer in zip(rows, answers, strict=True):
+        if isinstance(answer, CallError):
+            print(f"warning: row {row['id']} counts as wrong: {answer}", file=sys.stderr)
     wrong = [row for row in predictions if not row["exact"]]
     write_json(outputs.metrics, values)
     write_jsonl(outputs.predictions, predictions)

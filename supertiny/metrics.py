@@ -14,6 +14,8 @@ from supertiny.errors import CallError
 from supertiny.task import Task
 
 UNPARSABLE = "unparsable"  # stands where a tool's name would be in confusion tables
+# A student's raw text, a call, or why the query could not be put to the student at all.
+Answer = str | ToolCall | CallError
 TOOL_COLUMNS = ["tool", "n", "exact_match", "low", "high", "tool_accuracy", "soft_score"]
 
 
@@ -60,9 +62,9 @@ def paired_bootstrap(
 
 
 def score(
-    task: Task, rows: Sequence[Mapping[str, Any]], answers: Sequence[str | ToolCall]
+    task: Task, rows: Sequence[Mapping[str, Any]], answers: Sequence[Answer]
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Metrics and one prediction per row; an answer is a student's raw text or a call.
+    """Metrics and one prediction per row.
 
     Metrics are flat, shares in [0, 1], rounded to six digits: ``n``, ``exact_match`` with its
     Wilson 95% interval (``exact_match_low``, ``exact_match_high``), ``tool_accuracy``,
@@ -80,12 +82,14 @@ def score(
     return summarise(predictions, [row["slices"] for row in rows]), predictions
 
 
-def predict(task: Task, row: Mapping[str, Any], answer: str | ToolCall) -> dict[str, Any]:
+def predict(task: Task, row: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
     """One prediction: id, query, gold, predicted (null if no legal call), answer, exact, soft,
     reason (null if exact, else what is wrong)."""
     gold, query = call_from_json(row["call"]), row["query"]
     predicted: ToolCall | None = None
     try:
+        if isinstance(answer, CallError):
+            raise answer
         if isinstance(answer, str):
             predicted = task.parse_call(answer, query)
         else:
@@ -100,14 +104,18 @@ def predict(task: Task, row: Mapping[str, Any], answer: str | ToolCall) -> dict[
         "query": query,
         "gold": gold.to_json(),
         "predicted": predicted.to_json() if predicted else None,
-        "answer": answer if isinstance(answer, str) else _text(task, answer, predicted),
+        "answer": _text(task, answer, predicted),
         "exact": reason is None,
         "soft": round(task.soft_score(predicted, gold), 6) if predicted else 0.0,
         "reason": reason,
     }
 
 
-def _text(task: Task, answer: ToolCall, predicted: ToolCall | None) -> str:
+def _text(task: Task, answer: Answer, predicted: ToolCall | None) -> str:
+    if isinstance(answer, str):
+        return answer
+    if isinstance(answer, CallError):
+        return ""
     return task.render_call(answer) if predicted else repr(answer)
 
 

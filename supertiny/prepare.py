@@ -85,67 +85,66 @@ def draw_splits(
         UserError: the source has too few different rows for the sizes asked for, or yields a call
             that the task's own schemas refuse.
     """
-    splits: dict[str, list[Row]] = {}
-    refused: Counter[str] = Counter()
-    held_out = NearDuplicates(params.max_similarity)
-    templates: set[str] = set()
-    seen: set[str] = set()
+    drawing = _Drawing(task, params.max_similarity)
+    splits = {}
     for split in SPLITS:
-        size = getattr(params, f"{split}_rows")
-        rows = _draw(source.stream(split), split, size, task, seen, templates, held_out, refused)
-        splits[split] = sorted(rows, key=lambda row: row["id"])
+        rows = drawing.draw(source.stream(split), split, getattr(params, f"{split}_rows"))
         if split != "train":
-            templates |= {row["template"] for row in rows if row["template"]}
-            for row in rows:
-                held_out.add(row["query"])
-    return splits, dict(refused)
+            drawing.hold_out(rows)
+        splits[split] = sorted(rows, key=lambda row: row["id"])
+    return splits, dict(drawing.refused)
 
 
-def _draw(
-    stream: Iterator[Row],
-    split: str,
-    size: int,
-    task: Task,
-    seen: set[str],
-    held_out_templates: set[str],
-    held_out: NearDuplicates,
-    refused: Counter[str],
-) -> list[Row]:
-    rows: list[Row] = []
-    progress = tqdm(total=size, desc=split, unit="row", mininterval=1)
-    for draws, row in enumerate(stream):
-        if len(rows) == size:
-            break
-        if draws > _MAX_DRAWS_PER_ROW * size:
-            raise UserError(
-                f"prepare.{split}_rows: asked for {size}, the task's source gave {len(rows)} different "
-                f"rows in {draws} draws; ask for fewer or give the task more templates and names"
-            )
-        key = " ".join(_words(task.normalise(row["query"])))
-        reason = _reason_to_refuse(row, key, seen, held_out_templates, held_out)
-        if reason:
-            refused[f"refused_{split}_{reason}"] += 1
-            continue
-        _check(row, task)
-        seen.add(key)
-        rows.append({"id": row_id(row["query"]), **row})
-        progress.update()
-    progress.close()
-    return rows
+class _Drawing:
+    """What has been drawn so far, and so what a later split may no longer hold."""
 
+    def __init__(self, task: Task, max_similarity: float) -> None:
+        self.refused: Counter[str] = Counter()
+        self._task = task
+        self._seen: set[str] = set()  # what was said, without punctuation
+        self._templates: set[str] = set()
+        self._held_out = NearDuplicates(max_similarity)
 
-def _reason_to_refuse(
-    row: Row,
-    key: str,
-    seen: set[str],
-    held_out_templates: set[str],
-    held_out: NearDuplicates,
-) -> str | None:
-    if key in seen:
-        return "duplicate"
-    if row["template"] in held_out_templates:
-        return "template_held_out"
-    return "near_duplicate" if held_out.matches(row["query"]) else None
+    def draw(self, stream: Iterator[Row], split: str, size: int) -> list[Row]:
+        """The first ``size`` rows of the stream that may be in this split."""
+        rows: list[Row] = []
+        progress = tqdm(total=size, desc=split, unit="row", mininterval=1)
+        for draws, row in enumerate(stream):
+            if len(rows) == size:
+                break
+            if draws > _MAX_DRAWS_PER_ROW * size:
+                raise UserError(
+                    f"prepare.{split}_rows: asked for {size}, the task's source gave {len(rows)} "
+                    f"different rows in {draws} draws; ask for fewer or give the task more "
+                    "templates and names"
+                )
+            reason = self._reason_to_refuse(row)
+            if reason:
+                self.refused[f"refused_{split}_{reason}"] += 1
+                continue
+            _check(row, self._task)
+            self._seen.add(self._said(row))
+            rows.append({"id": row_id(row["query"]), **row})
+            progress.update()
+        progress.close()
+        return rows
+
+    def hold_out(self, rows: Iterable[Row]) -> None:
+        """Keep the templates of these rows, and what is like them, out of later splits."""
+        for row in rows:
+            if row["template"]:
+                self._templates.add(row["template"])
+            self._held_out.add(row["query"])
+
+    def _said(self, row: Row) -> str:
+        return " ".join(_words(self._task.normalise(row["query"])))
+
+    def _reason_to_refuse(self, row: Row) -> str | None:
+        if self._said(row) in self._seen:
+            return "duplicate"
+        if row["template"] in self._templates:
+            return "template_held_out"
+        return "near_duplicate" if self._held_out.matches(row["query"]) else None
 
 
 def _check(row: Row, task: Task) -> None:

@@ -96,26 +96,34 @@ class OnnxStudent:
         max_new_tokens: int = MAX_NEW_TOKENS,
         batch_size: int = 32,
         quiet: bool = False,
-    ) -> list[str]:
+    ) -> list[str | CallError]:
         """The raw greedy answer to each query, in order, without the end token.
 
+        A query that `encode` refuses has its error for an answer.
         Progress goes to stderr, unless ``quiet`` or where that is no terminal.
         Only prompts of the same length share a batch, so nothing is ever padded: the graph picks
         the logits of the last column, and its attention takes no account of padding before it.
-
-        Raises:
-            CallError: what `encode` raises for any query; nothing was run.
         """
-        found = [""] * len(queries)
-        prompts = [self.encode(query) for query in queries]
+        encoded = [self._encode_or_error(query) for query in queries]
+        fit = {at: ids for at, ids in enumerate(encoded) if not isinstance(ids, CallError)}
+        places, prompts = list(fit), list(fit.values())
+        found: list[str | CallError] = [
+            ids if isinstance(ids, CallError) else "" for ids in encoded
+        ]
         hide = True if quiet else None
-        with tqdm(total=len(queries), unit="query", mininterval=1.0, disable=hide) as progress:
+        with tqdm(total=len(fit), unit="query", mininterval=1.0, disable=hide) as progress:
             for members in equal_length_batches(prompts, batch_size):
                 rows = self.generate([prompts[index] for index in members], max_new_tokens)
                 for index, row in zip(members, rows, strict=True):
-                    found[index] = self.decode(row)
+                    found[places[index]] = self.decode(row)
                 progress.update(len(members))
         return found
+
+    def _encode_or_error(self, query: str) -> list[int] | CallError:
+        try:
+            return self.encode(query)
+        except CallError as error:
+            return error
 
     def predict(self, query: str, max_new_tokens: int = MAX_NEW_TOKENS) -> ToolCall:
         """The call for one query.
@@ -133,20 +141,16 @@ class OnnxStudent:
         batch_size: int = 32,
     ) -> list[ToolCall | CallError]:
         """The call for each query, in order, or the error that `predict` would raise for it."""
-        results: dict[int, ToolCall | CallError] = {}
-        for index, query in enumerate(queries):
-            try:
-                self.encode(query)
-            except CallError as error:
-                results[index] = error
-        fit = [index for index in range(len(queries)) if index not in results]
-        texts = self.answers([queries[index] for index in fit], max_new_tokens, batch_size, True)
-        for index, text in zip(fit, texts, strict=True):
-            try:
-                results[index] = self.task.parse_call(text, queries[index])
-            except CallError as error:
-                results[index] = error
-        return [results[index] for index in range(len(queries))]
+        answers = self.answers(queries, max_new_tokens, batch_size, True)
+        return [self._parsed(*pair) for pair in zip(answers, queries, strict=True)]
+
+    def _parsed(self, answer: str | CallError, query: str) -> ToolCall | CallError:
+        if isinstance(answer, CallError):
+            return answer
+        try:
+            return self.task.parse_call(answer, query)
+        except CallError as error:
+            return error
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         """Greedy continuations of prompts of one length, without the end token.
@@ -163,6 +167,23 @@ class OnnxStudent:
             generator.generate_next_token()
         return [self._answer_ids(generator, row, width) for row in range(len(prompts))]
 
+    def generate_with_logits(
+        self, prompt: Sequence[int], max_new_tokens: int
+    ) -> tuple[list[int], np.ndarray]:
+        """The greedy continuation of one prompt, and what each token of it was chosen by.
+
+        Returns:
+            Token ids, the end token included, and logits of shape (tokens, vocabulary), fp32.
+        """
+        generator = self._generator(1, len(prompt) + max_new_tokens)
+        generator.append_tokens(np.array([prompt], dtype=np.int32))
+        rows = []
+        while not generator.is_done():
+            rows.append(_last_logits(generator))
+            generator.generate_next_token()
+        ids = [int(token) for token in generator.get_sequence(0)][len(prompt) :]
+        return ids, np.stack(rows)
+
     def logits(self, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
         """Logits of the token after the prompt and after each token of an answer but the last.
 
@@ -171,10 +192,10 @@ class OnnxStudent:
         """
         generator = self._generator(1, len(prompt) + len(answer) + 1)
         generator.append_tokens(np.array([prompt], dtype=np.int32))
-        rows = [np.array(generator.get_logits(), dtype=np.float32).reshape(-1)]
+        rows = [_last_logits(generator)]
         for token in answer[:-1]:
             generator.append_tokens(np.array([[token]], dtype=np.int32))
-            rows.append(np.array(generator.get_logits(), dtype=np.float32).reshape(-1))
+            rows.append(_last_logits(generator))
         return np.stack(rows)
 
     def timed(self, query: str, max_new_tokens: int = MAX_NEW_TOKENS) -> Timing:
@@ -207,6 +228,10 @@ class OnnxStudent:
     def until_end(self, ids: list[int]) -> list[int]:
         """Token ids up to the first end token, without it."""
         return next((ids[:at] for at, token in enumerate(ids) if token in self.end_ids), ids)
+
+
+def _last_logits(generator: Any) -> np.ndarray:
+    return np.array(generator.get_logits(), dtype=np.float32).reshape(-1)
 
 
 def size_mb(folder: Path) -> float:

@@ -31,8 +31,7 @@ from supertiny.params.sft import Sft
 from supertiny.task import Task
 
 IGNORED = -100  # label of tokens that carry no loss
-_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-_LORA_TARGETS = "all-linear"
+_COMPLETE = "COMPLETE"  # in a checkpoint all of whose files are written
 
 
 def encode_row(
@@ -152,7 +151,7 @@ def train(
         processing_class=tokenizer,
         data_collator=PackedCollator(params.pad_to_multiple, tokenizer.pad_token_id),
         peft_config=_lora(params),
-        callbacks=[_Finished(checkpoints / "curve.json")],
+        callbacks=[_MarkComplete()],
     )
     result = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
     curve = _curve(trainer.state.log_history)
@@ -199,7 +198,7 @@ def _lora(params: Sft) -> Any:
     return LoraConfig(
         r=params.lora_rank,
         lora_alpha=params.lora_alpha,
-        target_modules=_LORA_TARGETS,
+        target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
 
@@ -212,7 +211,9 @@ def _arguments(params: Sft, checkpoints: Path, rows: int) -> SFTConfig:
         max_steps=steps,
         per_device_train_batch_size=params.batch_size,
         learning_rate=params.learning_rate,
-        lr_scheduler_type=_SCHEDULES[params.schedule],
+        lr_scheduler_type=(
+            "constant_with_warmup" if params.schedule == "constant" else params.schedule
+        ),
         warmup_steps=round(params.warmup_share * steps),
         weight_decay=params.weight_decay,
         max_grad_norm=params.max_grad_norm,
@@ -250,20 +251,17 @@ def _checkpoint_folder(state: Path, base: Path, dataset: Dataset, params: Sft) -
     return folder
 
 
-class _Finished(TrainerCallback):
+class _MarkComplete(TrainerCallback):
     """Marks each checkpoint once all its files are written."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        (checkpoint / "COMPLETE").touch()
+        (checkpoint / _COMPLETE).touch()
 
 
 def _drop_torn_checkpoints(folder: Path) -> None:
     for checkpoint in folder.glob("checkpoint-*"):
-        if not (checkpoint / "COMPLETE").is_file():
+        if not (checkpoint / _COMPLETE).is_file():
             shutil.rmtree(checkpoint)
 
 

@@ -10,7 +10,7 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +38,25 @@ def run_stage(main: Callable[[_Section], None], section: type[_Section]) -> None
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     _log_time(_stage_label(), time.monotonic() - started)
+
+
+def one_argument(allowed: Sequence[str], meaning: str) -> str:
+    """The stage's one command-line argument, which must be among those allowed.
+
+    Args:
+        meaning: what the allowed ones are, for the message, such as "the variants".
+
+    Raises:
+        UserError: no argument, more than one, or another one.
+    """
+    found = sys.argv[1:]
+    if len(found) != 1 or found[0] not in allowed:
+        stage, example = Path(sys.argv[0]).stem, next(iter(allowed), "NAME")
+        raise UserError(
+            f"stage {stage}: found the arguments {found}, expected exactly one of {meaning} "
+            f"({', '.join(allowed)}), as in `python -m stages.{stage} {example}`"
+        )
+    return found[0]
 
 
 def _stage_label() -> str:

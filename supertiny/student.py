@@ -73,8 +73,9 @@ class TorchStudent:
     def answers(self, queries: Sequence[str], max_new_tokens: int, batch_size: int) -> list[str]:
         """The raw answer to each query, in order, without the end token.
 
-        Batches hold prompts of similar length; a row leaves its batch at the end token, with
-        examples at the separator, or after ``max_new_tokens``.
+        Batches hold prompts of similar length; a row leaves its batch at the end token or after
+        ``max_new_tokens``. With examples it also leaves at the separator, and once its answer can
+        no longer be a legal call: an untrained model seldom stops by itself.
         """
         self._compute_prefix()
         start = "" if self.few_shot else self.tokenizer.bos_token
@@ -133,13 +134,18 @@ class TorchStudent:
     def _ended(self, row: list[int]) -> bool:
         if row[-1] == self.tokenizer.eos_token_id:
             return True
-        # A blank line may come as one token or as two.
-        return self.few_shot and SEPARATOR in self.tokenizer.decode(row[-2:])
+        if not self.few_shot:
+            return False
+        text = self._decode(row)
+        return SEPARATOR in text or not self.task.may_become_call(text)
 
     def _text(self, row: list[int]) -> str:
-        ids = row[:-1] if row[-1] == self.tokenizer.eos_token_id else row
-        text: Any = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        text = self._decode(row[:-1] if row[-1] == self.tokenizer.eos_token_id else row)
         return text.split(SEPARATOR)[0] if self.few_shot else text
+
+    def _decode(self, row: list[int]) -> str:
+        text: Any = self.tokenizer.decode(row, clean_up_tokenization_spaces=False)
+        return text
 
     def _forward(
         self, ids: torch.Tensor, visible: torch.Tensor, cache: DynamicCache, offset: int

@@ -71,6 +71,10 @@ class Task:
         call = calls.parse_call(text, self.tools)
         return self.restore_case(call, query) if query is not None and self.lowercase else call
 
+    def may_become_call(self, text: str) -> bool:
+        """Whether an answer that begins so can still turn out legal; `calls.may_become_call`."""
+        return calls.may_become_call(text, self.tools)
+
     def restore_case(self, call: ToolCall, query: str) -> ToolCall:
         """Give each free string argument that occurs in the query the query's own casing."""
         plain = " ".join(unicodedata.normalize("NFKC", query).split())

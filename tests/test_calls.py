@@ -12,6 +12,7 @@ from supertiny.calls import (
     ToolCall,
     equivalent,
     fold_text,
+    may_become_call,
     parse_call,
     render_call,
     rouge_l,
@@ -124,6 +125,52 @@ def test_an_argument_is_called_by_its_alias_in_text_and_by_its_name_in_the_call(
     assert parse_call(text, tools) == call
     with pytest.raises(CallError, match="given twice"):
         parse_call(" do it\n level 3\n volume_level 4", tools)
+
+
+TWO = tool(area={"type": "string"}, level={"type": "integer"})
+PIECES = [
+    " do it",
+    " no_call",
+    " fly",
+    " area hall",
+    " level 3",
+    ' area "x',
+    "\n",
+    "\n",
+    "\n",
+    " ",
+    "é",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=9), st.lists(st.sampled_from(PIECES), max_size=6))
+@settings(max_examples=1500, deadline=None)
+def test_what_cannot_become_a_call_never_does(before, after):
+    text = "".join(before)
+    if not may_become_call(text, TWO):
+        with pytest.raises(CallError):
+            parse_call(text + "".join(after), TWO)
+
+
+@pytest.mark.parametrize(
+    ("text", "may"),
+    [
+        ("", True),
+        (" fl", True),
+        (" fly\n", False),
+        ("\n", False),
+        (" no_call\n", True),
+        (" no_call\n no_call\n", False),
+        (" do it\n", True),
+        (" do it\n\n", True),
+        (" do it\n area hall\n area hall", True),
+        (" do it\n area hall\n area hall\n", False),
+        (" do it\n area\n", False),
+        (" do it\n area hall\n level 3\n", True),
+    ],
+)
+def test_an_answer_is_given_up_at_the_line_that_makes_it_illegal(text, may):
+    assert may_become_call(text, TWO) is may
 
 
 @pytest.mark.parametrize("value", ["30", "true", "null", " padded ", "", '"quoted"', "a\nb", "[1]"])

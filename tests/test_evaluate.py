@@ -42,6 +42,19 @@ def test_a_taught_model_is_all_right_in_torch_and_onnx(taught_model, taught_onnx
     assert read_jsonl(outputs(tmp_path).errors) == []
 
 
+def test_a_query_too_long_for_the_student_is_one_wrong_answer(taught_onnx, lamps, tmp_path, capsys):
+    long = {**ROWS[0], "id": "long", "query": "on " * 3000}
+    rows = [ROWS[0], long, *ROWS[1:]]
+    answers = onnx_answers(lamps, taught_onnx, [row["query"] for row in rows], PARAMS)
+    values = write_results(lamps, rows, answers, outputs(tmp_path))
+    assert values["n"] == len(rows)
+    assert values["exact_match"] == round((len(rows) - 1) / len(rows), 6)
+    (error,) = read_jsonl(outputs(tmp_path).errors)
+    assert (error["id"], error["predicted"], error["answer"]) == ("long", None, "")
+    assert error["reason"].startswith("unparsable: query too long")
+    assert "warning: row long counts as wrong: query too long" in capsys.readouterr().err
+
+
 def test_an_untrained_model_is_scored_and_not_refused(tiny_model, lamps, tmp_path):
     found = few_shot_answers(lamps, tiny_model, ROWS, QUERIES, PARAMS)
     values = write_results(lamps, ROWS, found, outputs(tmp_path))

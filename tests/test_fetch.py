@@ -21,7 +21,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from supertiny.errors import UserError
-from supertiny.fetch import fetch_base, weights_sha256
+from supertiny.fetch import fetch_base
+from supertiny.fetch.base import weights_sha256
 from supertiny.params.fetch import Fetch
 from tests.hub import serve
 
@@ -493,7 +494,9 @@ def test_random_model_is_the_same_on_every_call(tmp_path):
         fetch_base(_cfg("random"), tmp_path / name)
         assert torch.initial_seed() == seed
     assert _files(tmp_path / "one") == _files(tmp_path / "two")
-    program = "from supertiny.fetch import random_tokenizer as t; print(t().to_str(pretty=True))"
+    program = (
+        "from supertiny.fetch.made_up import random_tokenizer as t; print(t().to_str(pretty=True))"
+    )
     env = {**os.environ, "PYTHONHASHSEED": "77", "RAYON_NUM_THREADS": "2"}
     other = subprocess.run(
         [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True

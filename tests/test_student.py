@@ -5,9 +5,11 @@ import shutil
 import pytest
 import torch
 from conftest import LESSONS
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
+from supertiny import metrics
 from supertiny.student import SEPARATOR, TorchStudent, choose_examples, few_shot_text
+from supertiny.task import Task
 
 QUERIES = [
     "on",
@@ -95,7 +97,10 @@ def test_a_finished_row_leaves_the_batch(taught_model, lamps, monkeypatch):
     assert len(sizes) < 40
 
 
-def test_the_shared_prefix_gives_the_same_answers_as_the_full_prompt(sharp_model, lamps, examples):
+def test_the_shared_prefix_gives_the_same_answers_as_the_full_prompt(
+    sharp_model, lamps, examples, monkeypatch
+):
+    monkeypatch.setattr(Task, "may_become_call", lambda *_: True)
     student = TorchStudent(sharp_model, lamps, examples=examples)
     model = AutoModelForCausalLM.from_pretrained(sharp_model, dtype=torch.float32)
     found = student.answers(QUERIES, max_new_tokens=9, batch_size=8)
@@ -105,6 +110,60 @@ def test_the_shared_prefix_gives_the_same_answers_as_the_full_prompt(sharp_model
         assert answer == reference(model, student, ids, 9).split(SEPARATOR)[0]
     alone = TorchStudent(sharp_model, lamps).answers(QUERIES, max_new_tokens=9, batch_size=8)
     assert found != alone
+
+
+def scripted(student, script, monkeypatch):
+    """Let the student answer each row with the given text, token by token, whatever it reads."""
+    asked = []
+    pending = []
+    end = student.tokenizer.eos_token_id
+
+    def forward(ids, visible, cache, offset):
+        if offset == 0:  # the shared prefix
+            return [0] * len(ids)
+        if ids.shape[1] > 1:
+            pending[:] = [student._encode(text) + [end] for text in script[: len(ids)]]
+        asked.append(len(ids))
+        return [row.pop(0) for row in pending]
+
+    select = DynamicCache.batch_select_indices
+
+    def keep(cache, indices):
+        pending[:] = [pending[at] for at in indices.tolist()]
+        return select(cache, indices)
+
+    monkeypatch.setattr(student, "_forward", forward)
+    monkeypatch.setattr(DynamicCache, "batch_select_indices", keep)
+    return asked
+
+
+def test_an_answer_that_cannot_be_a_call_stops_and_scores_the_same(
+    tiny_model, lamps, examples, monkeypatch
+):
+    script = [
+        " fly\n away to the garage\n and back",
+        " dim\n brightness 30\n brightness 30\n brightness 30",
+        " light on\n area hall\n\n on\n light on",
+        " no_call\n no_call\n no_call\n no_call",
+        " light on\n area garage and so on and so on",
+    ]
+    rows = [{**example, "slices": []} for example in examples[: len(script)]]
+    queries = ["on"] * len(script)
+    scores, texts, steps = [], [], []
+    for rule in (Task.may_become_call, lambda *_: True):
+        with monkeypatch.context() as patch:
+            patch.setattr(Task, "may_become_call", rule)
+            student = TorchStudent(tiny_model, lamps, examples=examples)
+            asked = scripted(student, script, patch)
+            texts.append(student.answers(queries, max_new_tokens=99, batch_size=len(script)))
+            steps.append(sum(asked))
+        scores.append(metrics.score(lamps, rows, texts[-1])[0])
+    assert texts[0][:2] == [" fly\n", " dim\n brightness 30\n brightness 30\n"]
+    assert texts[0][2] == texts[1][2] == " light on\n area hall"
+    assert texts[0][4] == texts[1][4]
+    assert all(long.startswith(short) for short, long in zip(*texts, strict=True))
+    assert scores[0] == scores[1]
+    assert steps[0] < 0.8 * steps[1]
 
 
 def test_the_prefix_is_computed_once(tiny_model, lamps, examples, monkeypatch):

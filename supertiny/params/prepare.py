@@ -22,9 +22,7 @@ class Prepare:
     )
     natural_test_share: float = param("the same share in dev and test", ge=0, le=1)
     number_words_share: float = param("share of numbers spoken as words", ge=0, le=1)
-    noise_share: float = param(
-        "share of training commands with typos and odd casing", ge=0, le=1
-    )
+    noise_share: float = param("share of training commands with typos and odd casing", ge=0, le=1)
     noise_test_share: float = param("the same share in dev and test", ge=0, le=1)
     held_out_share: float = param("share of templates and of names kept for test", ge=0.05, le=0.5)
     max_similarity: float = param(

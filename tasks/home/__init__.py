@@ -1,0 +1,1 @@
+"""The task `home`: what people say to a smart home, as Home Assistant intents."""

@@ -383,12 +383,12 @@ def _ways(groups: dict[tuple[str, str], list[Template]], split: str) -> int:
 
     A tool that is asked for in many wordings takes more rows to learn than one with many slots.
     """
-    return sum(map(len, groups.values())) if split == "train" else len({slots for slots, _ in groups})
+    return (
+        sum(map(len, groups.values())) if split == "train" else len({slots for slots, _ in groups})
+    )
 
 
-def _choose(
-    alternative: grammar.Alternative, split: str, rng: random.Random
-) -> grammar.Expression:
+def _choose(alternative: grammar.Alternative, split: str, rng: random.Random) -> grammar.Expression:
     # The grammar lists the usual wording first ("turn" before "bring"); an optional part is a coin.
     # Train meets the rarer words more often than people use them.
     power = 0.5 if split == "train" else 1

@@ -41,7 +41,9 @@ def own_grammar() -> dict[str, Any]:
     """Our own sentences, in the shape of the package's, of every file in ``sentences``."""
     intents: dict[str, Any] = {}
     for path in sorted((FOLDER / "sentences").glob("*.yaml")):
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where it is built
+        loader = getattr(
+            yaml, "CSafeLoader", yaml.SafeLoader
+        )  # ten times as fast where it is built
         for name, intent in yaml.load(path.read_text(encoding="utf-8"), loader)["intents"].items():
             intents.setdefault(name, {"data": []})["data"] += intent["data"]
     return {"intents": intents}
