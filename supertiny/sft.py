@@ -27,10 +27,10 @@ from trl import SFTConfig, SFTTrainer
 from supertiny.calls import call_from_json
 from supertiny.errors import UserError
 from supertiny.io import sha256_file
+from supertiny.packing import ATTENTION, IGNORED, ROW_TENSORS, PackedCollator
 from supertiny.params.sft import Sft
 from supertiny.task import Task
 
-IGNORED = -100  # label of tokens that carry no loss
 _COMPLETE = "COMPLETE"  # in a checkpoint all of whose files are written
 
 
@@ -67,32 +67,6 @@ def use_bf16(precision: str) -> bool:
     return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 
-class PackedCollator:
-    """Joins the rows of a batch into one sequence, with positions that start anew at each row.
-
-    From those positions transformers builds an attention mask that keeps the rows apart, so nothing
-    is padded and batches need not be sorted by length: sorted ones hold one kind of command each,
-    and the loss jumps from one to the next.
-    """
-
-    def __init__(self, multiple: int, pad_id: int) -> None:
-        self.multiple = multiple
-        self.pad_id = pad_id
-
-    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        """Tensors of shape (1, tokens): input_ids, labels, position_ids."""
-        ids = [token for row in rows for token in row["input_ids"]]
-        labels = [label for row in rows for label in row["labels"]]
-        positions = [at for row in rows for at in range(len(row["input_ids"]))]
-        # Few different shapes keep the allocator from holding a block for every one.
-        spare = -len(ids) % self.multiple
-        return {
-            "input_ids": torch.tensor([ids + [self.pad_id] * spare]),
-            "labels": torch.tensor([labels + [IGNORED] * spare]),
-            "position_ids": torch.tensor([positions + list(range(spare))]),
-        }
-
-
 class AnswerLossTrainer(SFTTrainer):
     """`SFTTrainer` that runs the head on answers only.
 
@@ -110,12 +84,8 @@ class AnswerLossTrainer(SFTTrainer):
         """Mean cross-entropy over the answer tokens of the whole step, as TRL's own."""
         targets = inputs["labels"][0, 1:]
         kept = (targets != IGNORED).nonzero().flatten()
-        outputs = model(
-            input_ids=inputs["input_ids"],
-            position_ids=inputs["position_ids"],
-            logits_to_keep=kept,
-            use_cache=False,
-        )
+        packing = {key: inputs[key] for key in ("input_ids", "position_ids", *ROW_TENSORS)}
+        outputs = model(**packing, logits_to_keep=kept, use_cache=False)
         loss = torch.nn.functional.cross_entropy(
             outputs.logits[0].float(), targets[kept], reduction="sum"
         )
@@ -176,7 +146,9 @@ def train(
 
 
 def _load_model(base: Path, params: Sft) -> PreTrainedModel:
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, attn_implementation=ATTENTION
+    )
     layers = model.model.layers
     if params.frozen_layers > len(layers):
         raise UserError(

@@ -15,7 +15,8 @@ from project import environment, make_project, run_stage
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from supertiny.io import read_json, sha256_file
-from supertiny.sft import IGNORED, AnswerLossTrainer, PackedCollator, encode_row
+from supertiny.packing import ATTENTION, IGNORED, PackedCollator
+from supertiny.sft import AnswerLossTrainer, encode_row
 from supertiny.task import load_task
 
 WEIGHTS = "models/sft/model.safetensors"
@@ -109,15 +110,20 @@ def test_prompt_tokens_carry_no_loss(prepared):
     tokenizer = AutoTokenizer.from_pretrained(prepared / "models/base")
     row = encode_row(ROW, load_task("home"), tokenizer)
     answer = [label for label in row["labels"] if label != IGNORED]
-    assert tokenizer.decode(answer) == " turn on\n name red lamp<|im_end|>"
+    assert tokenizer.decode(answer) == " on\n name red lamp<|im_end|>"
     prompt = row["input_ids"][: len(row["input_ids"]) - len(answer)]
     assert tokenizer.decode(prompt) == "<|im_start|> turn on the red lamp\n"
     assert row["labels"][: len(prompt)] == [IGNORED] * len(prompt)
 
 
 def test_the_loss_is_the_mean_cross_entropy_of_each_rows_answer(prepared):
-    """Packed rows against the plain definition, one row at a time, in float64."""
-    model = AutoModelForCausalLM.from_pretrained(prepared / "models/base", dtype=torch.float64)
+    """Packed rows against the plain definition, one row at a time, in float64; gradients too."""
+
+    def load(**options):
+        base = prepared / "models/base"
+        return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64, **options)
+
+    model, packed = load(), load(attn_implementation=ATTENTION)
     generator = torch.Generator().manual_seed(0)
     rows = []
     for prompt, length in [(5, 14), (3, 9), (8, 12)]:
@@ -125,15 +131,20 @@ def test_the_loss_is_the_mean_cross_entropy_of_each_rows_answer(prepared):
         rows.append({"input_ids": ids, "labels": [IGNORED] * prompt + ids[prompt:]})
     batch = PackedCollator(multiple=16, pad_id=2)(rows)
     assert batch["input_ids"].shape == (1, 48)
-    loss = AnswerLossTrainer.compute_loss(None, model, batch)
+    loss = AnswerLossTrainer.compute_loss(None, packed, batch)
     terms = []
     for row in rows:
         log_probs = model(input_ids=torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
         answer = [at for at, label in enumerate(row["labels"]) if label != IGNORED]
         terms += [-log_probs[at - 1, row["input_ids"][at]] for at in answer]
     assert loss.item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
-    halved = AnswerLossTrainer.compute_loss(None, model, batch, num_items_in_batch=2 * len(terms))
+    halved = AnswerLossTrainer.compute_loss(None, packed, batch, num_items_in_batch=2 * len(terms))
     assert halved.item() == pytest.approx(loss.item() / 2)
+    loss.backward()
+    torch.stack(terms).mean().backward()
+    wanted = dict(model.named_parameters())
+    for name, weight in packed.named_parameters():
+        torch.testing.assert_close(weight.grad, wanted[name].grad, rtol=1e-4, atol=1e-7)
 
 
 def test_frozen_layers_stay_as_they_are(project):

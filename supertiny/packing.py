@@ -1,0 +1,96 @@
+"""Rows packed into one sequence, each of which sees only itself.
+
+Nothing is padded but inside attention, so batches need not be sorted by length: sorted ones hold
+one kind of command each, and the loss jumps from one to the next.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface
+
+IGNORED = -100  # label of tokens that carry no loss
+ATTENTION = "supertiny_packed_rows"  # name of the attention below for `attn_implementation`
+ROW_TENSORS = ("packed_tokens", "packed_slots")
+
+
+class PackedCollator:
+    """Joins the rows of a batch into one sequence, with positions that start anew at each row."""
+
+    def __init__(self, multiple: int, pad_id: int) -> None:
+        self.multiple = multiple
+        self.pad_id = pad_id
+
+    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        """The sequence, and where its rows are.
+
+        Returns:
+            input_ids, labels, position_ids: shape (1, tokens).
+            packed_tokens: shape (rows, longest), the place in the sequence of each row's tokens;
+                after its last, any place.
+            packed_slots: shape (tokens,), the place of each token in packed_tokens, flattened.
+        """
+        ids = [row["input_ids"] for row in rows]
+        labels = [label for row in rows for label in row["labels"]]
+        # Few different shapes keep the allocator from holding a block for every one.
+        spare = -len(labels) % self.multiple
+        if spare:
+            ids.append([self.pad_id] * spare)
+        longest = max(map(len, ids))
+        starts = [sum(map(len, ids[:row])) for row in range(len(ids))]
+        tokens = [
+            [start + at if at < len(row) else 0 for at in range(longest)]
+            for start, row in zip(starts, ids, strict=True)
+        ]
+        return {
+            "input_ids": torch.tensor([[token for row in ids for token in row]]),
+            "labels": torch.tensor([labels + [IGNORED] * spare]),
+            "position_ids": torch.tensor([[at for row in ids for at in range(len(row))]]),
+            "packed_tokens": torch.tensor(tokens),
+            "packed_slots": torch.tensor(
+                [number * longest + at for number, row in enumerate(ids) for at in range(len(row))]
+            ),
+        }
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    *,
+    packed_tokens: torch.Tensor,
+    packed_slots: torch.Tensor,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention inside each row: a batch of short rows instead of one long masked sequence.
+
+    Shapes: query (1, heads, tokens, width), key and value (1, kv heads, tokens, width), result
+    (1, tokens, heads, width). A row's padding comes after its tokens, so causality hides it.
+    """
+    rows, longest = packed_tokens.shape
+    width = query.shape[3]
+
+    def unpacked(states: torch.Tensor) -> torch.Tensor:
+        flat = states[0].transpose(0, 1).flatten(1).index_select(0, packed_tokens.flatten())
+        batch = flat.view(rows, longest, -1, width).transpose(1, 2)
+        return batch.repeat_interleave(query.shape[1] // batch.shape[1], dim=1)
+
+    batch = torch.nn.functional.scaled_dot_product_attention(
+        unpacked(query),
+        unpacked(key),
+        unpacked(value),
+        dropout_p=dropout,
+        is_causal=True,
+        scale=scaling,
+    )
+    flat = batch.transpose(1, 2).reshape(rows * longest, -1).index_select(0, packed_slots)
+    return flat.view(1, len(packed_slots), -1, width), None
+
+
+AttentionInterface.register(ATTENTION, _attention)
