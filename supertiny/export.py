@@ -147,7 +147,8 @@ def _torch_answers(
     with torch.inference_mode():
         for prompt in tqdm(prompts, unit="query", desc="parity, torch", mininterval=1.0):
             cache = DynamicCache(config=model.config)
-            ids, rows = list(prompt), []
+            ids = list(prompt)
+            rows: list[np.ndarray] = []
             while len(rows) < max_new_tokens and (not rows or ids[-1] not in ends):
                 new = torch.tensor([ids[cache.get_seq_length() :]])
                 step = model(new, past_key_values=cache, use_cache=True, logits_to_keep=1)

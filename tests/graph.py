@@ -9,15 +9,21 @@ from pathlib import Path
 PROJECT = ("supertiny", "stages", "tasks")
 
 
-@cache
-def direct_imports(path: Path) -> frozenset[Path]:
-    """Project files that a file imports anywhere, in functions too."""
-    names = set()
+def imported_names(path: Path) -> set[str]:
+    """Dotted names that a file imports anywhere, in functions too: modules, and what may be one."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+@cache
+def direct_imports(path: Path) -> frozenset[Path]:
+    """Project files that a file imports anywhere, in functions too."""
+    names = imported_names(path)
     return frozenset(
         file for name in names if name.split(".")[0] in PROJECT for file in _files_of(name)
     )

@@ -2,12 +2,14 @@
 
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 import yaml
-from graph import imported_files
+from graph import PROJECT, imported_files, imported_names
 
 GRAPH = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
 TASK = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["task"]
@@ -73,7 +75,19 @@ def test_metrics_are_in_git_and_no_out_is_uncached():
             assert list(metric.values()) == [{"cache": False}]
 
 
-def test_no_imported_package_is_missing_from_the_constraints():
+def test_every_imported_package_is_a_dependency():
+    wanted = tomllib.loads(Path("pyproject.toml").read_text())["project"]["dependencies"]
+    listed = {re.split(r"[<>=]", item)[0].lower().replace("_", "-") for item in wanted}
+    distributions = packages_distributions()
+    own = {*sys.stdlib_module_names, *PROJECT}
+    for folder in PROJECT:
+        for file in Path(folder).rglob("*.py"):
+            for module in {name.split(".")[0] for name in imported_names(file)} - own:
+                names = {name.lower().replace("_", "-") for name in distributions[module]}
+                assert names & listed, f"{file} imports {module}, no dependency in pyproject.toml"
+
+
+def test_no_dependency_is_missing_from_the_constraints():
     pins = {
         line.split("==")[0].lower().replace("_", "-")
         for line in Path("constraints.txt").read_text().splitlines()
