@@ -104,15 +104,17 @@ class Gold:
             if rng.random() < self.params.no_call_share:
                 yield next(no_calls)
                 continue
-            groups = by_tool[rng.choices(tools, weights)[0]]
-            # Many drafts belong to another split; without a second try such tools would be rare.
-            drafts = (
-                self._command(self._pick_template(groups, split, rng), split, rng)
-                for _ in range(50)
-            )
-            row = next((row for row in drafts if row is not None), None)
-            if row is not None:
-                yield row
+            # A drawn sentence may belong to another split or make no sense: then another, so that the
+            # shares stay as the params say.
+            row = None
+            while row is None:
+                groups = by_tool[rng.choices(tools, weights)[0]]
+                drafts = (
+                    self._command(self._pick_template(groups, split, rng), split, rng)
+                    for _ in range(50)  # without a second try, tools of few templates would be rare
+                )
+                row = next((row for row in drafts if row is not None), None)
+            yield row
 
     # -- templates and their splits
 
