@@ -173,7 +173,8 @@ class OnnxStudent:
         """The greedy continuation of one prompt, and what each token of it was chosen by.
 
         Returns:
-            Token ids, the end token included, and logits of shape (tokens, vocabulary), fp32.
+            Token ids without the end token, and logits of shape (steps, vocabulary), fp32: one step
+            a token, and one more for the end token where the limit did not come first.
         """
         generator = self._generator(1, len(prompt) + max_new_tokens)
         generator.append_tokens(np.array([prompt], dtype=np.int32))
@@ -181,8 +182,7 @@ class OnnxStudent:
         while not generator.is_done():
             rows.append(_last_logits(generator))
             generator.generate_next_token()
-        ids = [int(token) for token in generator.get_sequence(0)][len(prompt) :]
-        return ids, np.stack(rows)
+        return self._answer_ids(generator, 0, len(prompt)), np.stack(rows)
 
     def logits(self, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
         """Logits of the token after the prompt and after each token of an answer but the last.

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import LESSONS
+from transformers import LlamaForCausalLM
 
 from supertiny.errors import UserError
 from supertiny.export import export_onnx, parity
@@ -52,6 +53,34 @@ def test_logits_of_later_steps_are_compared_too(taught_onnx):
     logits = student.logits(prompt, answer)
     assert len(answer) > 3
     assert logits.argmax(-1).tolist() == answer
+
+
+@pytest.mark.parametrize("limit", [3, 64])
+def test_logits_of_a_free_run_are_those_its_tokens_were_chosen_by(taught_onnx, limit):
+    student = OnnxStudent(taught_onnx)
+    prompt = student.encode(QUERIES[3])
+    ids, logits = student.generate_with_logits(prompt, limit)
+    assert ids == student.generate([prompt], limit)[0]
+    chosen = logits.argmax(-1).tolist()
+    assert len(chosen) == (limit if limit == 3 else len(ids) + 1)
+    assert student.until_end(chosen) == ids
+    assert np.array_equal(logits, student.logits(prompt, chosen))
+
+
+def test_torch_has_given_every_answer_before_onnx_gives_the_first(
+    taught_model, taught_onnx, monkeypatch
+):
+    order = []
+    forward, free = LlamaForCausalLM.forward, OnnxStudent.generate_with_logits
+    monkeypatch.setattr(
+        LlamaForCausalLM, "forward", lambda *a, **k: order.append("torch") or forward(*a, **k)
+    )
+    monkeypatch.setattr(
+        OnnxStudent, "generate_with_logits", lambda *a: order.append("onnx") or free(*a)
+    )
+    parity(taught_model, taught_onnx, QUERIES, 24)
+    assert order == sorted(order, reverse=True)
+    assert order.count("onnx") == len(QUERIES) < order.count("torch")
 
 
 def test_two_exports_have_the_same_bytes_and_no_path(tiny_model, tiny_onnx, lamps, tmp_path):
