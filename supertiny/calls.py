@@ -2,7 +2,7 @@
 
 The text form is one line for the tool and one for each argument, every line after one space::
 
-     light set
+     light
      area kitchen
      brightness 30
 

@@ -187,6 +187,7 @@ def _arguments(params: Sft, checkpoints: Path, rows: int) -> SFTConfig:
             "constant_with_warmup" if params.schedule == "constant" else params.schedule
         ),
         warmup_steps=round(params.warmup_share * steps),
+        adam_beta2=params.adam_beta2,
         weight_decay=params.weight_decay,
         max_grad_norm=params.max_grad_norm,
         optim="adamw_torch_fused",

@@ -16,6 +16,10 @@ class Sft:
     learning_rate: float = param("peak learning rate of AdamW, warmed up and then decayed", ge=0)
     schedule: str = param("decay after the warm-up", choices=("cosine", "linear", "constant"))
     warmup_share: float = param("share of the steps that warm up", ge=0, le=0.5)
+    adam_beta2: float = param(
+        "decay of AdamW's second moment; a run of a few hundred steps must forget its first ones",
+        ge=0, le=0.9999,
+    )  # fmt: skip
     weight_decay: float = param("decoupled weight decay", ge=0)
     max_grad_norm: float = param("gradients are clipped to this norm", ge=0)
     frozen_layers: int = param(
