@@ -135,8 +135,8 @@ def group_table(traces: Sequence[Row], result: Curated) -> list[list[Any]]:
     ends |= {row["id"]: "failed" for row in result.failed}
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for trace in traces:
-        for group in (("style", trace["style"]), ("tool", trace["gold"]["name"])):
-            counts[group][ends[trace["id"]]] += 1
+        for key in (("style", trace["style"]), ("tool", trace["gold"]["name"])):
+            counts[key][ends[trace["id"]]] += 1
     table = []
     for (group, name), found in sorted(counts.items()):
         total = sum(found.values())

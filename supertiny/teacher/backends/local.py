@@ -146,12 +146,8 @@ class LocalModel:
         if len(common) < _LEAST_PREFIX:
             return
         cache = DynamicCache()
-        self.model(
-            input_ids=torch.tensor([common], device=self.device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        visible = torch.ones(1, len(common), dtype=torch.bool)
+        self._forward(torch.tensor([common]), visible, cache)
         layers: list[Any] = cache.layers
         self._prefix = [(layer.keys[0], layer.values[0]) for layer in layers]
         self._prefix_ids = common
@@ -234,7 +230,8 @@ class LocalModel:
 
 def _dtype(precision: str) -> torch.dtype:
     if precision == "auto":
-        fast = torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
+        has = torch.cpu.get_capabilities()
+        fast = torch.cuda.is_available() or has.get("amx_bf16") or has.get("avx512_bf16")
         return torch.bfloat16 if fast else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
