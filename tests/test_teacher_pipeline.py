@@ -57,7 +57,8 @@ def good(ask):
     """What a perfect model would say."""
     step = ask.request["function"]["name"]
     if step == "say":
-        return through(ask, {"text": f"{command_of(ask)} would you"})
+        style = ask.messages[0]["content"].split("Style: ")[1].split(".")[0]
+        return through(ask, {"text": f"{command_of(ask)} {style} would you"})
     if step == "call":
         return through(ask, {"tool": "set position", "arguments": {"name": "den blinds", "position": 30}})
     return through(ask, {"reason": "the same", "faithful": 5, "natural": 4})
@@ -94,7 +95,8 @@ def test_a_trace_holds_everything_a_rewrite_went_through(tmp_path):
     found, backend = traces(tmp_path, good)
     assert len(found) == 2 and len(backend.asked) == 6
     trace = found[0]
-    assert trace["status"] == "candidate" and trace["text"] == "set the den blinds to 30 would you"
+    assert trace["status"] == "candidate"
+    assert trace["text"] == f"set the den blinds to 30 {trace['style']} would you"
     assert trace["calls"] == [{"call": ROWS[0]["call"]}]
     assert trace["grade"] == {"reason": "the same", "faithful": 5, "natural": 4}
     assert {t["style"] for t in found} == {"indirect", "polite"}

@@ -64,7 +64,8 @@ def record(
     recipe = load_recipe(task)
     asker = _open(params, recording, live)
     _run(task, params, recipe, queries, asker)
-    rows = [*(iter_recording(recording) if recording.exists() else ()), *iter_live(live, [])]
+    rows = [*iter_recording(recording)] if recording.exists() else []
+    rows += iter_live(live, []) if live.exists() else []
     used = [row for row in rows if row["key"] in asker.used]
     write_recording(recording, used)
     return _card(task, params, recipe, list(iter_recording(recording)))

@@ -63,7 +63,8 @@ class OpenAIBackend:
             if refused.status not in _NO_TOOLS:
                 raise
             response = await self._post(ask, tools=False)
-            self.tools = False
+            # Another call may have got its tools meanwhile: then this refusal was a hiccup.
+            self.tools = bool(self.tools)
         else:
             self.tools = True
         return response
