@@ -72,7 +72,8 @@ def test_a_bad_answer_is_not_kept_and_asked_again(tmp_path, bad):
         hang = {"timeout_s": 2, "max_attempts": 20} if bad.delay else {}
         answers, store = run(server, tmp_path, ["a"], answer_via="tools", **hang)
     assert answers[0].response["choices"]
-    assert len(server.requests) == 2 or bad.delay  # a busy machine may be late more than once
+    # A busy machine may be late more than once.
+    assert len(server.requests) == 2 or (bad.delay and len(server.requests) > 2)
     assert len(store) == 1 and store.answer(ask("a").key) == answers[0].response
 
 
