@@ -26,7 +26,9 @@ TEXTS = ["den blinds down a bit to thirty", "I would rather have 30 on those den
          "it is bright so den blinds 30", "30 please for every one of the den blinds tonight"]  # fmt: skip
 
 
-def trace(number, *, status="candidate", calls=(GOLD,), faithful=5, natural=5, text=None, reason=""):
+def trace(
+    number, *, status="candidate", calls=(GOLD,), faithful=5, natural=5, text=None, reason=""
+):
     return {
         "id": f"{number:016x}", "source_id": "s", "command": "set the den blinds to 30", "gold": GOLD,
         "style": "polite", "sample": 0, "status": status, "reason": reason,
@@ -151,7 +153,11 @@ def test_a_review_keeps_drops_and_corrects():
 
 @pytest.mark.parametrize(
     ("ids", "message"),
-    [([0], "1 without a decision"), ([0, 1, 7], "1 decisions without"), ([0, 1, 1], "1 decided twice")],
+    [
+        ([0], "1 without a decision"),
+        ([0, 1, 7], "1 decisions without"),
+        ([0, 1, 1], "1 decided twice"),
+    ],
 )
 def test_a_review_must_be_of_exactly_the_rewrites(ids, message):
     decisions = [{"id": f"{n:016x}", "keep": True} for n in ids]

@@ -98,7 +98,11 @@ def test_kill_9_at_random_moments_loses_no_finished_row_and_repeats_none(project
         begun = len(server.requests)
         wanted = begun + rng.randrange(2, 14)
         process = subprocess.Popen(
-            RECORD, cwd=folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            RECORD,
+            cwd=folder,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         while len(server.requests) < wanted and process.poll() is None:
             time.sleep(0.002)
@@ -118,7 +122,7 @@ def test_kill_9_at_random_moments_loses_no_finished_row_and_repeats_none(project
     assert repeated <= 10 * CONCURRENCY
     assert len(server.counts) == expected_requests()
     asks = live_asks(folder)
-    assert len(asks) == len(set(ask.key for ask in asks)) == expected_requests()
+    assert len(asks) == len({ask.key for ask in asks}) == expected_requests()
 
 
 def test_what_is_recorded_is_replayed_twice_alike_without_a_network(project):
@@ -187,7 +191,12 @@ def test_sigint_exits_130_with_a_sentence_and_keeps_what_it_has(project):
     edited(folder, "You compare two sentences", "You compare the two sentences")
     begun = len(server.requests)
     process = subprocess.Popen(
-        RECORD, cwd=folder, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        RECORD,
+        cwd=folder,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     while len(server.requests) < begun + 5 and process.poll() is None:
         time.sleep(0.002)

@@ -34,8 +34,12 @@ def plain_greedy(model, question, count):
     for _ in range(count):
         with torch.inference_mode():
             mask = torch.zeros(len(ids), len(ids))
-            mask = mask.masked_fill(torch.ones_like(mask).triu(1).bool(), torch.finfo(mask.dtype).min)
-            logits = model.model(input_ids=torch.tensor([ids]), attention_mask=mask[None, None]).logits
+            mask = mask.masked_fill(
+                torch.ones_like(mask).triu(1).bool(), torch.finfo(mask.dtype).min
+            )
+            logits = model.model(
+                input_ids=torch.tensor([ids]), attention_mask=mask[None, None]
+            ).logits
         ids.append(int(logits[0, -1].argmax()))
     return '{"text":' + model.tokenizer.decode(ids[start:])
 
@@ -46,7 +50,9 @@ def test_a_batch_with_a_shared_prefix_says_what_each_row_says_alone(model):
     assert model._prefix_ids  # or this test would show nothing
     assert contents(found) == [plain_greedy(model, question, 6) for question in asks]
     assert all(r["choices"][0]["finish_reason"] == "length" for r in found)
-    ids = model.tokenizer(model._prompt(asks[1]) + '{"text":', add_special_tokens=False)["input_ids"]
+    ids = model.tokenizer(model._prompt(asks[1]) + '{"text":', add_special_tokens=False)[
+        "input_ids"
+    ]
     assert found[1]["usage"] == {"prompt_tokens": len(ids), "completion_tokens": 6}
 
 
@@ -79,7 +85,9 @@ def test_a_row_ends_with_its_json_object(model, monkeypatch):
         steps.append(len(ids))
         return logits
 
-    closing = [next(n for n in range(1, 99) if "}" in model.tokenizer.decode(w[:n])) for w in wanted[1:2]]
+    closing = [
+        next(n for n in range(1, 99) if "}" in model.tokenizer.decode(w[:n])) for w in wanted[1:2]
+    ]
     whole = next(
         n for n in range(1, 99) if model.tokenizer.decode(wanted[0][:n]).endswith('}"}')
         or '}"}' in model.tokenizer.decode(wanted[0][:n])
@@ -145,7 +153,9 @@ def test_an_error_of_the_model_reaches_every_waiting_question(tiny_model, monkey
     monkeypatch.setattr(backend, "_generate", lambda asks: 1 / 0)
 
     async def both():
-        return await asyncio.gather(*(backend.complete(ask(t)) for t in "ab"), return_exceptions=True)
+        return await asyncio.gather(
+            *(backend.complete(ask(t)) for t in "ab"), return_exceptions=True
+        )
 
     assert [type(error) for error in asyncio.run(both())] == [ZeroDivisionError] * 2
 

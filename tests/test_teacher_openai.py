@@ -77,7 +77,9 @@ def test_a_bad_answer_is_not_kept_and_asked_again(tmp_path, bad):
     assert len(store) == 1 and store.answer(ask("a").key) == answers[0].response
 
 
-@pytest.mark.parametrize(("finish", "reason"), [("length", "truncated"), ("content_filter", "filtered")])
+@pytest.mark.parametrize(
+    ("finish", "reason"), [("length", "truncated"), ("content_filter", "filtered")]
+)
 def test_a_cut_off_answer_is_a_failure_and_is_asked_again_next_time(tmp_path, finish, reason):
     bad = ok(completion({"text": "never en"}, finish=finish))
     with serve(first_then_good(bad)) as server:
@@ -166,7 +168,9 @@ def test_a_hopeless_request_is_not_repeated(tmp_path):
 def test_a_server_that_only_fails_is_left_alone_after_twenty_rows(tmp_path):
     with serve(lambda *_: Reply(b"down", status=500)) as server:
         texts = [str(n) for n in range(60)]
-        stopped = stop_of(server, tmp_path, texts, concurrency=1, max_attempts=1, answer_via="tools")
+        stopped = stop_of(
+            server, tmp_path, texts, concurrency=1, max_attempts=1, answer_via="tools"
+        )
     assert "20 rows in a row got no answer: HTTP 500" in str(stopped)
     assert len(server.requests) == 20
 

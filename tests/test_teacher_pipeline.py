@@ -60,7 +60,9 @@ def good(ask):
         style = ask.messages[0]["content"].split("Style: ")[1].split(".")[0]
         return through(ask, {"text": f"{command_of(ask)} {style} would you"})
     if step == "call":
-        return through(ask, {"tool": "set position", "arguments": {"name": "den blinds", "position": 30}})
+        return through(
+            ask, {"tool": "set position", "arguments": {"name": "den blinds", "position": 30}}
+        )
     return through(ask, {"reason": "the same", "faithful": 5, "natural": 4})
 
 
@@ -217,7 +219,9 @@ def test_what_is_no_legal_call_is_named(response, reason):
 
 
 def test_balanced_braces_ignore_those_in_strings():
-    assert balanced_object('x {"a": "}{\\"}", "b": {"c": 1}} y}') == '{"a": "}{\\"}", "b": {"c": 1}}'
+    assert (
+        balanced_object('x {"a": "}{\\"}", "b": {"c": 1}} y}') == '{"a": "}{\\"}", "b": {"c": 1}}'
+    )
     assert balanced_object('{"a": "}') is None and balanced_object("none") is None
 
 
@@ -225,7 +229,10 @@ def test_balanced_braces_ignore_those_in_strings():
 
 
 def test_a_rewrite_is_never_shown_its_own_command():
-    rows = [{"id": str(n), "query": f"set the den blinds to {n}", "call": {"name": str(n)}} for n in range(9)]
+    rows = [
+        {"id": str(n), "query": f"set the den blinds to {n}", "call": {"name": str(n)}}
+        for n in range(9)
+    ]
     found = Retriever(rows).nearest("den blinds to 5 please", 3, hidden="5")
     assert len(found) == 3 and "5" not in {row["id"] for row in found}
 
@@ -309,7 +316,8 @@ def test_the_examples_of_the_recipe_keep_its_own_rules():
         (lambda r: r["steps"]["judge"].pop("top_p"), "steps.judge: expected exactly the keys"),
         (lambda r: r["steps"]["call"]["function"].__setitem__("parameters", {"type": 3}),
          "not a valid JSON Schema"),
-        (lambda r: r["steps"]["rewrite"]["function"]["parameters"].pop("required"), r"must require \['text'\]"),
+        (lambda r: r["steps"]["rewrite"]["function"]["parameters"].pop("required"),
+         r"must require \['text'\]"),
         (lambda r: r["kinds"]["talk"].pop(), "kinds: tool HassBroadcast is missing"),
         (lambda r: r["kinds"]["talk"].append("HassDance"), "HassDance is no tool of the task"),
         (lambda r: r["examples"]["talk"].pop("typo"), "examples.talk.typo: expected pairs"),

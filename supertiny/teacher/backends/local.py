@@ -45,12 +45,12 @@ class LocalBackend:
 
     def check(self, missing: Sequence[Ask]) -> None:
         """Raises `UserError` if there is no model to ask."""
-        if missing and not (self.path.suffix == ".gguf" and self.path.is_file()):
-            if not (self.path / "config.json").is_file():
-                raise UserError(
-                    f"teacher.path: found {str(self.path)!r}, expected a folder with config.json and "
-                    "safetensors, or a .gguf file"
-                )
+        is_file = self.path.suffix == ".gguf" and self.path.is_file()
+        if missing and not is_file and not (self.path / "config.json").is_file():
+            raise UserError(
+                f"teacher.path: found {str(self.path)!r}, expected a folder with config.json and "
+                "safetensors, or a .gguf file"
+            )
 
     async def complete(self, ask: Ask) -> Response:
         """See `Backend.complete`; never fails, but waits for a place in a batch."""
@@ -67,7 +67,10 @@ class LocalBackend:
     async def _serve(self) -> None:
         while self._waiting:
             await asyncio.sleep(_GATHER_S)
-            batch, self._waiting = self._waiting[: self.batch_size], self._waiting[self.batch_size :]
+            batch, self._waiting = (
+                self._waiting[: self.batch_size],
+                self._waiting[self.batch_size :],
+            )
             asks = [ask for ask, _ in batch]
             try:
                 responses = await asyncio.to_thread(self._generate, asks)
@@ -98,7 +101,9 @@ class LocalModel:
             tokenizer_options = {"gguf_file": path.name}
             options = {"gguf_file": path.name, "quantization_config": GgufConfig(dequantize=True)}  # type: ignore[dict-item]
         safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), **safe, **tokenizer_options)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(
+            str(folder), **safe, **tokenizer_options
+        )
         model: Any = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=_dtype(precision), attn_implementation=prefix.NAME, **safe, **options
         )
