@@ -9,12 +9,18 @@ export MALLOC_ARENA_MAX := 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: repro test test-network lint format setup clean
+.PHONY: repro record test test-network lint format setup clean
 
 repro: $(VENV)/.stamp
 	$(BIN)/supertiny check
 	$(BIN)/dvc repro
 	@echo "Results: reports/report.md   Try: $(BIN)/supertiny predict \"dim the kitchen lights to 30\""
+
+# make record BACKEND=openai: asks the LLM of section teacher in params.yaml what is not recorded yet.
+BACKEND ?= local
+record: $(VENV)/.stamp
+	$(BIN)/dvc repro prepare
+	$(BIN)/supertiny record --backend $(BACKEND)
 
 test: $(VENV)/.stamp
 	$(BIN)/python -m pytest

@@ -1,6 +1,7 @@
-"""The command `supertiny`: predict with an exported model, show and check the parameters.
+"""The command `supertiny`: predict with an exported model, show and check params, record a teacher.
 
-Exit codes: 0 done; 1 at least one query got no legal call; 2 a mistake in the command or a file.
+Exit codes: 0 done; 1 at least one query got no legal call; 2 a mistake in the command or a file;
+3 a recording that was stopped by a limit or by errors and can be gone on with; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from supertiny.runtime import OnnxStudent
 
 DEFAULT_MODEL = Path("models/onnx/int8")
+QUERIES = Path("data/queries")
+RECORDINGS = Path("data/recordings")
 CHUNK = 1024  # rows answered together: enough that batches of one length are full
 
 
@@ -74,6 +78,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     profile.add_argument("name", help="such as smoke")
     profile.set_defaults(run=_profile)
+    record = commands.add_parser(
+        "record",
+        help="ask the teacher LLM what is not recorded yet, then write the recording",
+        description="Asks through the params of section teacher. Stopped by a limit, an error or "
+        "Ctrl-C it keeps what it has; run it again to go on. A server's key is read from "
+        "SUPERTINY_TEACHER_KEY.",
+    )
+    record.add_argument("--backend", choices=("openai", "local"), required=True)
+    record.set_defaults(run=_record)
     return parser
 
 
@@ -105,6 +118,29 @@ def _profile(arguments: argparse.Namespace) -> int:
 
     for key, old, new in apply_profile(arguments.name):
         print(f"{key}: {old!r} -> {new!r}")
+    return 0
+
+
+def _record(arguments: argparse.Namespace) -> int:
+    from supertiny.evaluate import read_queries
+    from supertiny.io import write_json
+    from supertiny.params.teacher import Teacher
+    from supertiny.stage import STATE_DIR
+    from supertiny.teacher.asking import Stopped
+    from supertiny.teacher.run import SPLITS, record
+
+    task = load_task(core.task_name())
+    params = replace(core.load(Teacher), backend=arguments.backend)
+    queries = {split: read_queries(QUERIES / f"{split}.jsonl", task) for split in SPLITS}
+    recording = RECORDINGS / task.name / "rows.jsonl.gz"
+    live = STATE_DIR / "teacher" / task.name / "rows.jsonl"
+    try:
+        card = record(task, params, queries, recording, live)
+    except Stopped as stopped:
+        print(f"record {stopped}", file=sys.stderr)
+        return stopped.code
+    write_json(recording.with_name("card.json"), card)
+    print(f"{recording}: {card['answers']} answers, {card['failures']} questions without one")
     return 0
 
 

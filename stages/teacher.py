@@ -1,0 +1,43 @@
+"""Rewrites of the task's commands, their blind calls and grades, by the teacher LLM.
+
+Limits: with the default backend, replay, every answer comes from the committed recording, and a prompt
+or param that differs from the recorded one stops the stage. `supertiny record` makes a recording.
+
+    dvc repro teacher        (or: python -m stages.teacher)
+"""
+
+import sys
+from pathlib import Path
+
+from supertiny.evaluate import read_queries
+from supertiny.io import write_jsonl
+from supertiny.params.core import task_name
+from supertiny.params.teacher import Teacher
+from supertiny.stage import STATE_DIR, run_stage
+from supertiny.task import load_task
+from supertiny.teacher.asking import Stopped
+from supertiny.teacher.run import SPLITS, teach
+
+QUERIES = Path("data/queries")
+RECORDINGS = Path("data/recordings")
+OUT = Path("data/teacher")
+
+
+def main(params: Teacher) -> None:
+    """Write data/teacher/{train,dev,test}.jsonl and data/teacher/answers.jsonl."""
+    task = load_task(task_name())
+    queries = {split: read_queries(QUERIES / f"{split}.jsonl", task) for split in SPLITS}
+    recording = RECORDINGS / task.name / "rows.jsonl.gz"
+    live = STATE_DIR / "teacher" / task.name / "rows.jsonl"
+    try:
+        taught = teach(task, params, queries, recording, live)
+    except Stopped as stopped:
+        print(f"teacher {stopped}", file=sys.stderr)
+        sys.exit(stopped.code)
+    for split, traces in taught.traces.items():
+        write_jsonl(OUT / f"{split}.jsonl", traces)
+    write_jsonl(OUT / "answers.jsonl", taught.answers)
+
+
+if __name__ == "__main__":
+    run_stage(main, Teacher)

