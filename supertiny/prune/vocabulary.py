@@ -139,8 +139,9 @@ def cut_embedding(model: PreTrainedModel, kept: Sequence[int]) -> None:
     for config in (model.config, model.generation_config):
         for key in _SPECIAL_IDS:
             setattr(config, key, _renumber(getattr(config, key), new_ids, key))
-    model.config.vocab_size = len(kept)
-    model.vocab_size = model.base_model.vocab_size = len(kept)
+    parts: list[Any] = [model, model.base_model, model.config]
+    for part in parts:
+        part.vocab_size = len(kept)
 
 
 def id_map(kept: Sequence[int], vocabulary: int) -> torch.Tensor:
