@@ -1,0 +1,1 @@
+"""A smaller model of the same kind: fewer tokens, fewer layers, narrower feed-forward blocks."""
