@@ -26,34 +26,47 @@ def contents(responses):
     return [response["choices"][0]["message"]["content"] for response in responses]
 
 
-def plain_greedy(model, question, count):
-    """Greedy tokens by the plainest loop: one row, no cache, no prefix."""
+def plain_logits(model, question, count):
+    """Logits of each greedy step by the plainest loop: one row, no cache, no prefix."""
     text = model._prompt(question) + '{"text":'
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
-    start = len(ids)
+    found = []
     for _ in range(count):
         with torch.inference_mode():
             mask = torch.zeros(len(ids), len(ids))
-            mask = mask.masked_fill(
-                torch.ones_like(mask).triu(1).bool(), torch.finfo(mask.dtype).min
-            )
-            logits = model.model(
-                input_ids=torch.tensor([ids]), attention_mask=mask[None, None]
-            ).logits
-        ids.append(int(logits[0, -1].argmax()))
-    return '{"text":' + model.tokenizer.decode(ids[start:])
+            hidden = torch.ones_like(mask).triu(1).bool()
+            mask = mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
+            out = model.model(input_ids=torch.tensor([ids]), attention_mask=mask[None, None])
+        found.append(out.logits[0, -1].clone())
+        ids.append(int(found[-1].argmax()))
+    return found
 
 
-def test_a_batch_with_a_shared_prefix_says_what_each_row_says_alone(model):
-    asks = [ask(text, max_tokens=6) for text in TEXTS]
+def test_a_batch_with_a_shared_prefix_is_what_each_row_is_alone(model, monkeypatch):
+    """Compared in logits: a random model's words would hide a shifted position."""
+    seen = {}
+
+    def noting(logits, request, draw):
+        seen.setdefault(request["messages"][1]["content"], []).append(logits.clone())
+        return int(logits.argmax())
+
+    monkeypatch.setattr("supertiny.teacher.backends.local._pick", noting)
+    asks = [ask(text, max_tokens=5) for text in TEXTS]
     found = model.answers(asks)
     assert model._prefix_ids  # or this test would show nothing
-    assert contents(found) == [plain_greedy(model, question, 6) for question in asks]
+    for question in asks:
+        expected = plain_logits(model, question, 5)
+        torch.testing.assert_close(
+            torch.stack(seen[question.messages[1]["content"]]),
+            torch.stack(expected),
+            atol=1e-5,
+            rtol=1e-4,
+        )
     assert all(r["choices"][0]["finish_reason"] == "length" for r in found)
     ids = model.tokenizer(model._prompt(asks[1]) + '{"text":', add_special_tokens=False)[
         "input_ids"
     ]
-    assert found[1]["usage"] == {"prompt_tokens": len(ids), "completion_tokens": 6}
+    assert found[1]["usage"] == {"prompt_tokens": len(ids), "completion_tokens": 5}
 
 
 def test_the_shared_prefix_is_computed_once_for_many_batches(tiny_model):

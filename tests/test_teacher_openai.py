@@ -134,14 +134,17 @@ def test_tools_where_the_server_has_them(tmp_path):
         run(server, tmp_path, ["a"])
     posted = server.requests[0]
     assert posted["tools"][0]["function"]["name"] == "say"
-    assert posted["tool_choice"]["function"]["name"] == "say"
+    assert posted["tool_choice"] == "required"
     assert "response_format" not in posted and posted["seed"] == ask("a").seed
 
 
-@pytest.mark.parametrize("status", [400, 422, 501])
+@pytest.mark.parametrize("status", [400, 422, 501, 200])
 def test_a_json_schema_where_it_has_none(tmp_path, status):
+    """A server may refuse tools, or take no notice of them."""
+    ignored = Reply(ok(said("Hi there!")).body if status == 200 else b"tools?", status=status)
+
     def script(posted, _):
-        return Reply(b"tools?", status=status) if "tools" in posted else ok(said('{"text": "hi"}'))
+        return ignored if "tools" in posted else ok(said('{"text": "hi"}'))
 
     with serve(script) as server:
         _, store = run(server, tmp_path, ["a", "b", "c"], concurrency=1)

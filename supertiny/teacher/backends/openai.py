@@ -19,7 +19,13 @@ import orjson
 
 from supertiny.errors import UserError
 from supertiny.teacher.backends import CallFailed
-from supertiny.teacher.messages import Ask, MalformedResponse, Response, unusable_reason
+from supertiny.teacher.messages import (
+    Ask,
+    MalformedResponse,
+    Response,
+    answer_message,
+    unusable_reason,
+)
 
 KEY_VARIABLE = "SUPERTINY_TEACHER_KEY"
 # Statuses with which servers refuse a request that holds tools; 500 is what llama.cpp says to a chat
@@ -59,13 +65,16 @@ class OpenAIBackend:
             return await self._post(ask, self.tools)
         try:
             response = await self._post(ask, tools=True)
+            works = unusable_reason(response) is not None or _has_tool_call(response)
         except _Refused as refused:
             if refused.status not in _NO_TOOLS:
                 raise
+            works = False
+        if not works:  # refused, or passed over in silence
             response = await self._post(ask, tools=False)
-            # Another call may have got its tools meanwhile: then this refusal was a hiccup.
+            # Another call may have got its tools meanwhile: then this one was a hiccup.
             self.tools = bool(self.tools)
-        else:
+        elif _has_tool_call(response):
             self.tools = True
         return response
 
@@ -128,7 +137,8 @@ def body(ask: Ask, tools: bool) -> dict[str, Any]:
     sent["seed"] = ask.seed
     if tools:
         sent["tools"] = [{"type": "function", "function": function}]
-        sent["tool_choice"] = {"type": "function", "function": {"name": function["name"]}}
+        # There is one tool, so this names it; llama.cpp takes a tool_choice by name as "auto".
+        sent["tool_choice"] = "required"
         return sent
     schema = {"name": function["name"], "schema": function["parameters"], "strict": True}
     sent["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -147,6 +157,10 @@ def retry_after_seconds(value: str | None) -> float | None:
         except ValueError:
             return None
     return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER) if seconds == seconds else None
+
+
+def _has_tool_call(response: Response) -> bool:
+    return bool(answer_message(response).get("tool_calls"))
 
 
 def _completion(content: bytes) -> Response:
