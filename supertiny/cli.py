@@ -1,4 +1,5 @@
-"""The command `supertiny`: predict with an exported model, show and check params, record a teacher.
+"""The command `supertiny`: predict with an exported model, show and check params, plan a run,
+compare two commits, record a teacher.
 
 Exit codes: 0 done; 1 at least one query got no legal call; 2 a mistake in the command or a file;
 3 a recording that was stopped by a limit or by errors and can be gone on with; 130 interrupted.
@@ -87,6 +88,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     record.add_argument("--backend", choices=("openai", "local"), required=True)
     record.set_defaults(run=_record)
+    plan = commands.add_parser(
+        "plan",
+        help="what `dvc repro` would run, why, for how long, and what there is to pull",
+        description="Runs, pulls and changes nothing.",
+    )
+    shape = plan.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="for other programs")
+    shape.add_argument(
+        "--to-pull", action="store_true", help="only the stages to `dvc pull` before `dvc repro`"
+    )
+    plan.set_defaults(run=_plan)
+    compare = commands.add_parser(
+        "compare",
+        help="two commits' answers to the same test rows: difference, interval, won, lost",
+        description="Reads the predictions that each commit's dvc.lock names from the DVC cache, "
+        "and pulls them where they are not there.",
+    )
+    compare.add_argument("first", metavar="REV1", help="a git revision, or workspace")
+    compare.add_argument("second", metavar="REV2", help="a git revision, or workspace")
+    compare.add_argument("--variant", default="int8", help="default: %(default)s")
+    compare.add_argument("--limit", type=_positive, default=20, help="inputs shown of each kind")
+    compare.add_argument("--json", action="store_true", help="for other programs")
+    compare.set_defaults(run=_compare)
     return parser
 
 
@@ -144,6 +168,31 @@ def _record(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _plan(arguments: argparse.Namespace) -> int:
+    from supertiny import plan  # here and below, so that the other commands start at once
+
+    steps = plan.make_plan()
+    if arguments.to_pull:
+        for stage in plan.to_pull(steps):
+            print(stage)
+    else:
+        print(_dump(plan.to_json(steps)) if arguments.json else plan.render(steps))
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from supertiny import compare
+
+    names = (arguments.first, arguments.second)
+    first, second = (compare.read_predictions(Path(), name, arguments.variant) for name in names)
+    result = compare.compare_rows(first, second)
+    if arguments.json:
+        print(_dump(compare.to_json(result)))
+    else:
+        print(compare.render(result, names, arguments.variant, arguments.limit))
+    return 0
+
+
 def _predict(arguments: argparse.Namespace) -> int:
     if (arguments.query is None) == (arguments.input is None):
         arguments.fail("give either a query or --input")
@@ -156,7 +205,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _load(arguments: argparse.Namespace) -> OnnxStudent:
-    from supertiny.runtime import OnnxStudent  # here, so that the other commands start at once
+    from supertiny.runtime import OnnxStudent
 
     student = OnnxStudent(arguments.model, threads=arguments.threads)
     if arguments.task not in (None, student.task.name):
