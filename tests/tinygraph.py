@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -115,11 +114,6 @@ def repro(folder: Path, *options: str) -> set[str]:
     """The stages that `dvc repro` ran: not those it skipped or took from its cache."""
     output = run(folder, DVC, "repro", *options).stdout
     return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
-
-
-def metrics_diff(folder: Path, *revisions: str) -> dict[str, Any]:
-    """What `dvc metrics diff` tells between revisions."""
-    return json.loads(run(folder, DVC, "metrics", "diff", "--json", *revisions).stdout)
 
 
 def clone(source: Path, target: Path) -> Path:
