@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from supertiny.fetch import fetch_base
 from supertiny.params.fetch import Fetch
@@ -58,6 +59,12 @@ language: en
 prompt: query
 lowercase: true
 """
+
+# A busy machine draws examples slowly; that says nothing about the code.
+settings.register_profile(
+    "any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any_machine")
 
 
 @pytest.fixture(scope="session")

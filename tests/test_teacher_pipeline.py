@@ -61,7 +61,7 @@ def good(ask):
         return through(ask, {"text": f"{command_of(ask)} {style} would you"})
     if step == "call":
         return through(
-            ask, {"tool": "set position", "arguments": {"name": "den blinds", "position": 30}}
+            ask, {"tool": "position", "arguments": {"name": "den blinds", "position": 30}}
         )
     return through(ask, {"reason": "the same", "faithful": 5, "natural": 4})
 
@@ -121,7 +121,7 @@ def test_test_rewrites_are_not_graded(tmp_path):
 def test_an_invalid_answer_is_repaired_once_with_the_error_quoted(tmp_path):
     def answer(ask):
         if ask.request["function"]["name"] == "call" and not is_repair(ask):
-            return through(ask, {"tool": "set position", "arguments": {"position": 300}})
+            return through(ask, {"tool": "position", "arguments": {"position": 300}})
         return good(ask)
 
     found, backend = traces(tmp_path, answer)
