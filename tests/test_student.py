@@ -163,6 +163,8 @@ def test_an_answer_that_cannot_be_a_call_stops_and_scores_the_same(
     assert texts[0][4] == texts[1][4]
     assert all(long.startswith(short) for short, long in zip(*texts, strict=True))
     assert scores[0] == scores[1]
+    read = [*texts[0][:2], texts[0][2] + SEPARATOR, texts[0][3], texts[0][4] + "<|im_end|>"]
+    assert steps[0] == sum(len(student._encode(text)) for text in read)
     assert steps[0] < 0.8 * steps[1]
 
 

@@ -56,11 +56,14 @@ def server(tmp_path_factory):
 
 
 @pytest.mark.network
-@pytest.mark.parametrize("answer_via", ["auto", "tools", "json_schema"])
+@pytest.mark.parametrize("answer_via", ["auto", "json_schema"])
+@pytest.mark.timeout(900)
 def test_a_llama_cpp_server_answers_through_the_function(server, tmp_path, answer_via):
+    """With SmolLM2's chat template it accepts tools and takes no notice of them; auto must see that."""
     settings = params(base_url=server, answer_via=answer_via, timeout_s=120, concurrency=2)
     store = RowStore(tmp_path / "rows.jsonl")
-    asker = Asker(make_backend(settings), store, Limits(settings))
+    backend = make_backend(settings)
+    asker = Asker(backend, store, Limits(settings))
     asks = [ask(f"Say hello to {name} in three words.", max_tokens=60) for name in ("Ann", "Bo")]
     answers = asker.ask(asks, "llama")
     asker.close()
@@ -68,4 +71,5 @@ def test_a_llama_cpp_server_answers_through_the_function(server, tmp_path, answe
         assert answer.failure is None
         assert read_arguments(answer.response, SAY)["text"]
         assert usage_of(answer.response).completion_tokens > 0
+    assert backend.tools is False
     assert len(RowStore(tmp_path / "rows.jsonl")) == 2
