@@ -9,28 +9,22 @@ or param that differs from the recorded one stops the stage. `supertiny record` 
 import sys
 from pathlib import Path
 
-from supertiny.evaluate import read_queries
 from supertiny.io import write_jsonl
 from supertiny.params.core import task_name
 from supertiny.params.teacher import Teacher
-from supertiny.stage import STATE_DIR, run_stage
+from supertiny.stage import run_stage
 from supertiny.task import load_task
 from supertiny.teacher.asking import Stopped
-from supertiny.teacher.run import SPLITS, teach
+from supertiny.teacher.run import inputs, teach
 
-QUERIES = Path("data/queries")
-RECORDINGS = Path("data/recordings")
 OUT = Path("data/teacher")
 
 
 def main(params: Teacher) -> None:
     """Write data/teacher/{train,dev,test}.jsonl and data/teacher/answers.jsonl."""
     task = load_task(task_name())
-    queries = {split: read_queries(QUERIES / f"{split}.jsonl", task) for split in SPLITS}
-    recording = RECORDINGS / task.name / "rows.jsonl.gz"
-    live = STATE_DIR / "teacher" / task.name / "rows.jsonl"
     try:
-        taught = teach(task, params, queries, recording, live)
+        taught = teach(task, params, *inputs(task))
     except Stopped as stopped:
         print(f"teacher {stopped}", file=sys.stderr)
         sys.exit(stopped.code)

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from supertiny.runtime import OnnxStudent
 
 DEFAULT_MODEL = Path("models/onnx/int8")
-QUERIES = Path("data/queries")
-RECORDINGS = Path("data/recordings")
 CHUNK = 1024  # rows answered together: enough that batches of one length are full
 
 
@@ -146,18 +144,14 @@ def _profile(arguments: argparse.Namespace) -> int:
 
 
 def _record(arguments: argparse.Namespace) -> int:
-    from supertiny.evaluate import read_queries
     from supertiny.io import write_json
     from supertiny.params.teacher import Teacher
-    from supertiny.stage import STATE_DIR
     from supertiny.teacher.asking import Stopped
-    from supertiny.teacher.run import SPLITS, record
+    from supertiny.teacher.run import inputs, record
 
     task = load_task(core.task_name())
     params = replace(core.load(Teacher), backend=arguments.backend)
-    queries = {split: read_queries(QUERIES / f"{split}.jsonl", task) for split in SPLITS}
-    recording = RECORDINGS / task.name / "rows.jsonl.gz"
-    live = STATE_DIR / "teacher" / task.name / "rows.jsonl"
+    queries, recording, live = inputs(task)
     try:
         card = record(task, params, queries, recording, live)
     except Stopped as stopped:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from project import run
-from tinygraph import DVC, clone, commit, make_repository, repro, set_param
+from tinygraph import DVC, clone, commit, copy_repository, make_repository, repro, set_param
 
 from supertiny import cli, compare
 from supertiny.errors import UserError
@@ -34,8 +33,7 @@ def history(tmp_path_factory):
 @pytest.fixture
 def repository(history, tmp_path, monkeypatch):
     """A copy of the history, cache included; the working folder of the test."""
-    folder = tmp_path / "repository"
-    shutil.copytree(history, folder, symlinks=True)
+    folder = copy_repository(history, tmp_path / "repository")
     monkeypatch.chdir(folder)
     return folder
 

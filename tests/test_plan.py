@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from project import make_project, run
-from tinygraph import DVC, clone, commit, make_repository, repro, set_param
+from tinygraph import DVC, clone, commit, copy_repository, make_repository, repro, set_param
 
 from supertiny import plan
 from supertiny.errors import UserError
@@ -31,8 +31,7 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def repository(finished, tmp_path, monkeypatch):
     """A copy of the finished graph, cache included; the working folder of the test."""
-    folder = tmp_path / "repository"
-    shutil.copytree(finished, folder, symlinks=True)
+    folder = copy_repository(finished, tmp_path / "repository")
     monkeypatch.chdir(folder)
     return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,11 @@ else:
     write(f"{folder}.predictions.jsonl", "".join(json.dumps(row) + "\\n" for row in rows))
     write(f"{folder}.json", json.dumps({"exact_match": sum(r["exact"] for r in rows) / len(rows)}))
 """
+
+
+def copy_repository(source: Path, folder: Path) -> Path:
+    """A copy to change, the cache and its links included."""
+    return shutil.copytree(source, folder, symlinks=True)
 
 
 def make_repository(folder: Path) -> Path:

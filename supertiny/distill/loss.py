@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-IGNORED = -100  # label of a position without cross-entropy
+from supertiny.packing import IGNORED
+
 DROPPED = -1  # teacher id that the student's vocabulary has not
 
 

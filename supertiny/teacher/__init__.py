@@ -1,0 +1,1 @@
+"""The prototype: an LLM pipeline that answers through functions, and all it was ever answered."""

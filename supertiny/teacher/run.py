@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from supertiny.evaluate import read_queries
 from supertiny.params.teacher import Teacher
+from supertiny.stage import STATE_DIR
 from supertiny.task import Task
 from supertiny.teacher.asking import INTERRUPTED_CODE, Asker, Stopped
 from supertiny.teacher.backends import make_backend
@@ -19,6 +21,8 @@ from supertiny.teacher.store import RowStore, iter_live, iter_recording, write_r
 
 Row = dict[str, Any]
 SPLITS = ("train", "dev", "test")
+QUERIES = Path("data/queries")
+RECORDINGS = Path("data/recordings")
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,17 @@ class Taught:
 
     traces: dict[str, list[Row]]
     answers: list[Row]
+
+
+def inputs(task: Task) -> tuple[dict[str, list[Row]], Path, Path]:
+    """What a run of the project reads and writes: rows by split, the recording, the live file.
+
+    Raises:
+        UserError: the queries are missing or damaged.
+    """
+    queries = {split: read_queries(QUERIES / f"{split}.jsonl", task) for split in SPLITS}
+    recording = RECORDINGS / task.name / "rows.jsonl.gz"
+    return queries, recording, STATE_DIR / "teacher" / task.name / "rows.jsonl"
 
 
 def teach(
