@@ -26,8 +26,7 @@ def main(params: Sft) -> None:
         out=Path("models/sft"),
     )
     write_json("metrics/train/sft.json", metrics)
-    header = ["step", "loss", "learning_rate"]
-    write_tsv("metrics/train/sft_loss.tsv", header, ([p[key] for key in header] for p in curve))
+    write_tsv("metrics/train/sft_loss.tsv", list(curve[0]), (point.values() for point in curve))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,16 @@ from trl import SFTConfig, SFTTrainer
 
 from supertiny.calls import call_from_json
 from supertiny.errors import UserError
-from supertiny.io import sha256_file
-from supertiny.packing import ATTENTION, IGNORED, ROW_TENSORS, PackedCollator
+from supertiny.io import replace_folder, sha256_file
+from supertiny.packing import ATTENTION, IGNORED, PackedCollator
 from supertiny.params.sft import Sft
 from supertiny.task import Task
 
+Encoded = dict[str, list[int]]  # input_ids and labels of one row
 _COMPLETE = "COMPLETE"  # in a checkpoint all of whose files are written
 
 
-def encode_row(
-    row: dict[str, Any], task: Task, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, list[int]]:
+def encode_row(row: dict[str, Any], task: Task, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     """Token ids of prompt and answer, and labels that ignore the prompt; both of the same length."""
     prompt = tokenizer.bos_token + task.render_prompt(row["query"])
     answer = task.render_call(call_from_json(row["call"])) + tokenizer.eos_token
@@ -67,30 +66,80 @@ def use_bf16(precision: str) -> bool:
     return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 
-class AnswerLossTrainer(SFTTrainer):
-    """`SFTTrainer` that runs the head on answers only.
+def answer_losses(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Cross-entropy of each answer token of a packed batch, in order: shape (answer tokens,), fp32.
 
-    TRL scores every position outside CUDA and recomputes the logits in the backward pass; with a
-    vocabulary as wide as this student's that is a third of all work on a CPU.
+    The head runs on answers only. TRL scores every position outside CUDA and recomputes the logits
+    in the backward pass; with a vocabulary as wide as this student's that is a third of all work on
+    a CPU.
     """
+    batch = {key: tensor.to(model.device) for key, tensor in batch.items()}
+    targets = batch.pop("labels")[0, 1:]
+    kept = (targets != IGNORED).nonzero().flatten()
+    logits = model(**batch, logits_to_keep=kept, use_cache=False).logits[0].float()
+    return torch.nn.functional.cross_entropy(logits, targets[kept], reduction="none")
+
+
+def hardest(
+    rows: list[Encoded], score: Callable[[list[Encoded]], list[float]], size: int, easy: float
+) -> tuple[list[Encoded], list[float]]:
+    """``size`` of the rows, in order: those with the highest losses, and all losses asked for.
+
+    Late in a run two rows of three have nothing left to teach, and scoring one costs a third of
+    training on it (Selective-Backprop, arXiv 1910.00762). Rows are scored ``size`` at a time, and
+    only until ``size`` of them have a loss of at least ``easy``.
+    """
+    losses: list[float] = []
+    while len(losses) < len(rows) and sum(loss >= easy for loss in losses) < size:
+        losses += score(rows[len(losses) : len(losses) + size])
+    ranked = sorted(range(len(losses)), key=lambda index: -losses[index])
+    return [rows[index] for index in sorted(ranked[:size])], losses
+
+
+class AnswerLossTrainer(SFTTrainer):
+    """`SFTTrainer` with the loss on answers only, on those rows of a batch that still teach.
+
+    A batch holds ``params.candidates`` times as many rows as a step trains on; see `hardest`.
+    """
+
+    def __init__(self, *, pack: PackedCollator, params: Sft, **kwargs: Any) -> None:
+        super().__init__(data_collator=lambda rows: {"rows": rows}, **kwargs)
+        self.pack = pack
+        self.params = params
 
     def compute_loss(
         self,
         model: Any,
-        inputs: dict[str, torch.Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
-        """Mean cross-entropy over the answer tokens of the whole step, as TRL's own."""
-        targets = inputs["labels"][0, 1:]
-        kept = (targets != IGNORED).nonzero().flatten()
-        packing = {key: inputs[key] for key in ("input_ids", "position_ids", *ROW_TENSORS)}
-        outputs = model(**packing, logits_to_keep=kept, use_cache=False)
-        loss = torch.nn.functional.cross_entropy(
-            outputs.logits[0].float(), targets[kept], reduction="sum"
-        )
-        loss = loss / (len(kept) if num_items_in_batch is None else num_items_in_batch)
-        return (loss, outputs) if return_outputs else loss
+    ) -> torch.Tensor:
+        """Mean cross-entropy over the answer tokens of the rows picked."""
+        del return_outputs, num_items_in_batch  # of evaluation and accumulation, which are not used
+        rows = inputs["rows"]
+        if self.params.candidates > 1:
+            rows = self._pick(model, rows)
+        return answer_losses(model, self.pack(rows)).mean()
+
+    def _pick(self, model: Any, rows: list[Encoded]) -> list[Encoded]:
+        unseen: list[float] = []
+
+        def score(scored: list[Encoded]) -> list[float]:
+            with torch.no_grad():
+                tokens = answer_losses(model, self.pack(scored))
+            unseen.append(tokens.mean().item())
+            lengths = [sum(label != IGNORED for label in row["labels"]) for row in scored]
+            return [answer.sum().item() for answer in tokens.split(lengths)]
+
+        picked, losses = hardest(rows, score, self.params.batch_size, self.params.easy_loss)
+        # The first rows scored were not picked for anything: theirs is the loss of a new row.
+        found = {
+            "unseen_loss": unseen[0],
+            "hard_share": statistics.fmean(loss >= self.params.easy_loss for loss in losses),
+        }
+        for name, value in found.items():
+            self._metrics["train"][name].append(value)
+        return picked
 
 
 def train(
@@ -119,7 +168,8 @@ def train(
         args=_arguments(params, checkpoints, len(dataset)),
         train_dataset=dataset,
         processing_class=tokenizer,
-        data_collator=PackedCollator(params.pad_to_multiple, tokenizer.pad_token_id),
+        pack=PackedCollator(params.pad_to_multiple, tokenizer.pad_token_id),
+        params=params,
         peft_config=_lora(params),
         callbacks=[_MarkComplete()],
     )
@@ -138,6 +188,8 @@ def train(
             2,
         ),
         "final_loss": curve[-1]["loss"],
+        "final_unseen_loss": curve[-1]["unseen_loss"],
+        "final_hard_share": curve[-1]["hard_share"],
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "bf16": int(use_bf16(params.precision)),
@@ -176,12 +228,12 @@ def _lora(params: Sft) -> Any:
 
 
 def _arguments(params: Sft, checkpoints: Path, rows: int) -> SFTConfig:
-    steps = math.ceil(rows / params.batch_size * params.epochs)
+    steps = math.ceil(rows / (params.batch_size * params.candidates) * params.epochs)
     steps = min(steps, params.max_steps) if params.max_steps else steps
     return SFTConfig(
         output_dir=str(checkpoints),
         max_steps=steps,
-        per_device_train_batch_size=params.batch_size,
+        per_device_train_batch_size=params.batch_size * params.candidates,
         learning_rate=params.learning_rate,
         lr_scheduler_type=(
             "constant_with_warmup" if params.schedule == "constant" else params.schedule
@@ -243,6 +295,8 @@ def _curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
         {
             "step": int(entry["step"]),
             "loss": round(entry["loss"], 6),
+            "unseen_loss": round(entry.get("unseen_loss", entry["loss"]), 6),
+            "hard_share": round(entry.get("hard_share", 1.0), 4),
             "learning_rate": float(f"{entry['learning_rate']:.4g}"),
         }
         for entry in history
@@ -253,12 +307,7 @@ def _curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
 def _save(model: Any, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     model.config.use_cache = True
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    for file in partial.iterdir():
-        file.chmod(0o644)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    with replace_folder(out) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from supertiny.io import read_json, sha256_file
 from supertiny.packing import ATTENTION, IGNORED, PackedCollator
-from supertiny.sft import AnswerLossTrainer, encode_row
+from supertiny.sft import answer_losses, encode_row, hardest
 from supertiny.task import load_task
 
 WEIGHTS = "models/sft/model.safetensors"
@@ -131,15 +131,14 @@ def test_the_loss_is_the_mean_cross_entropy_of_each_rows_answer(prepared):
         rows.append({"input_ids": ids, "labels": [IGNORED] * prompt + ids[prompt:]})
     batch = PackedCollator(multiple=16, pad_id=2)(rows)
     assert batch["input_ids"].shape == (1, 48)
-    loss = AnswerLossTrainer.compute_loss(None, packed, batch)
+    losses = answer_losses(packed, batch)
+    loss = losses.mean()
     terms = []
     for row in rows:
         log_probs = model(input_ids=torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
         answer = [at for at, label in enumerate(row["labels"]) if label != IGNORED]
         terms += [-log_probs[at - 1, row["input_ids"][at]] for at in answer]
-    assert loss.item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
-    halved = AnswerLossTrainer.compute_loss(None, packed, batch, num_items_in_batch=2 * len(terms))
-    assert halved.item() == pytest.approx(loss.item() / 2)
+    torch.testing.assert_close(losses, torch.stack(terms).float(), rtol=1e-5, atol=1e-6)
     loss.backward()
     torch.stack(terms).mean().backward()
     wanted = dict(model.named_parameters())
@@ -216,3 +215,26 @@ def test_source_edited_during_the_run_is_refused(project):
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 2
     assert "source changed while the stage ran" in errors and "supertiny/task.py" in errors
+
+
+def test_a_step_trains_on_the_hardest_candidates_and_scores_no_more_than_it_must():
+    asked = []
+
+    def score(rows):
+        asked.append(list(rows))
+        return [float(row) for row in rows]
+
+    picked, losses = hardest([0, 5, 0, 2, 9, 0, 7, 8], score, size=2, easy=1)
+    assert picked == [5, 2] and asked == [[0, 5], [0, 2]] and losses == [0, 5, 0, 2]
+    asked.clear()
+    picked, losses = hardest([0.5, 0, 0, 0.7, 0, 3], score, size=2, easy=1)
+    assert picked == [0.7, 3] and len(losses) == 6, (
+        "too few hard rows: all scored, the hardest taken"
+    )
+
+
+def test_the_curve_tells_the_loss_on_unseen_rows_from_that_on_the_rows_picked(undisturbed):
+    header, *lines = [line.split("\t") for line in undisturbed[2].splitlines()]
+    points = [dict(zip(header, map(float, line), strict=True)) for line in lines]
+    assert all(point["unseen_loss"] != point["loss"] for point in points)
+    assert all(point["hard_share"] == 0 for point in points), "no answer is as unlikely as that"

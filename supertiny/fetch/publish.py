@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import stat
 from pathlib import Path
 from typing import Any
 
 from supertiny.fetch.base import Base
-from supertiny.io import read_json, write_json
+from supertiny.io import read_json, replace_folder, write_json
 
 TOKENIZER_CONFIG_KEYS = frozenset({
     "tokenizer_class", "backend", "bos_token", "eos_token", "pad_token", "unk_token",
@@ -18,21 +16,12 @@ CONFIG_KEYS_DROPPED = frozenset({"_name_or_path", "_model_name_or_path", "unk_to
 
 
 def publish(base: Base, out: Path) -> dict[str, Any]:
-    """Write everything to a sibling of ``out``, then rename it into place."""
-    partial, old = (out.with_name(f".{out.name}.{suffix}") for suffix in ("partial", "old"))
-    for left in (partial, old):  # by a killed run
-        shutil.rmtree(left, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _write_model(base, partial)
+    """Write the model, its tokenizer and SOURCE.json to ``out``, and return what SOURCE.json says."""
     parameters = sum(parameter.numel() for parameter in base.model.parameters())
     source = {**base.origin, "parameters": parameters}
-    write_json(partial / "SOURCE.json", source)
-    for file in partial.iterdir():
-        file.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IROTH)
-    if out.exists():
-        out.rename(old)
-    partial.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    with replace_folder(out) as partial:
+        _write_model(base, partial)
+        write_json(partial / "SOURCE.json", source)
     return source
 
 

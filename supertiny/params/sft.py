@@ -13,6 +13,14 @@ class Sft:
     epochs: float = param("passes over the training rows", ge=0.01, le=100)
     max_steps: int = param("stop after this many optimizer steps; 0 for no limit", ge=0)
     batch_size: int = param("rows per optimizer step", ge=1)
+    candidates: int = param(
+        "rows looked at for each row trained on; a step trains on the hardest of them, and 1 on all",
+        ge=1,
+    )
+    easy_loss: float = param(
+        "candidates are looked at until a batch of them has at least this loss (nats an answer)",
+        ge=0,
+    )
     learning_rate: float = param("peak learning rate of AdamW, warmed up and then decayed", ge=0)
     schedule: str = param("decay after the warm-up", choices=("cosine", "linear", "constant"))
     warmup_share: float = param("share of the steps that warm up", ge=0, le=0.5)

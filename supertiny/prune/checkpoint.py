@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
-from supertiny.io import read_json, write_json, write_text
+from supertiny.io import read_json, replace_folder, write_json, write_text
 from supertiny.prune.vocabulary import renumber_tokenizer_config
 
 _TOKENIZER_TEXTS = ("chat_template.jinja",)  # hold no ids, so they stay as they are
@@ -18,23 +18,18 @@ _TOKENIZER_TEXTS = ("chat_template.jinja",)  # hold no ids, so they stay as they
 def save(
     model: PreTrainedModel, tokenizer: Tokenizer, source: Path, kept: Sequence[int], out: Path
 ) -> None:
-    """Write the model and its tokenizer to ``out``, replaced in one rename once it is whole.
+    """Write the model and its tokenizer to ``out``, replaced once it is whole.
 
     Args:
         source: folder of the model before pruning, for the tokenizer's settings.
         kept: old ids of the tokens in the order of their new ones.
     """
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    # Not through transformers, whose tokenizer classes may build their own pre-tokenizer.
-    write_text(partial / "tokenizer.json", tokenizer.to_str(pretty=True))
-    settings = read_json(source / "tokenizer_config.json")
-    write_json(partial / "tokenizer_config.json", renumber_tokenizer_config(settings, kept))
-    for name in _TOKENIZER_TEXTS:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, partial / name)
-    for file in partial.iterdir():
-        file.chmod(0o644)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    with replace_folder(out) as partial:
+        model.save_pretrained(partial)
+        # Not through transformers, whose tokenizer classes may build their own pre-tokenizer.
+        write_text(partial / "tokenizer.json", tokenizer.to_str(pretty=True))
+        settings = read_json(source / "tokenizer_config.json")
+        write_json(partial / "tokenizer_config.json", renumber_tokenizer_config(settings, kept))
+        for name in _TOKENIZER_TEXTS:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, partial / name)

@@ -20,6 +20,7 @@ from hassil.intents import RangeSlotList, TextSlotList
 from hassil.numbers import get_rbnf_engine
 
 from supertiny.calls import NO_CALL
+from supertiny.errors import UserError
 from supertiny.params.prepare import Prepare
 from tasks.home import grammar, noise
 from tasks.home.names import MEDIA_LISTS, NameLists
@@ -43,6 +44,8 @@ _PLAUSIBLE = {
     "timer_minutes": [*range(1, 61), *range(5, 61, 5), 75, 90],
     "timer_seconds": [*range(1, 61), *range(5, 61, 5), 75, 90],
 }  # fmt: skip
+
+_MAX_DRAWS = 1000  # of sentences that belong to another split or make no sense, in a row
 
 _FLOOR_NOUNS = {"basement", "underground", "mezzanine", "penthouse", "entresol"}
 
@@ -91,6 +94,13 @@ class Gold:
         self._numbers = get_rbnf_engine(grammar.LANGUAGE)
         self._templates = self._load_templates()
         self._split_of_template, self._held_out_skeletons = self._split_templates()
+        self._out_of_scope_templates = []
+        for template in _templates(grammar.own_grammar("train_only/*.yaml"), "natural"):
+            if template.tool == NO_CALL.name:
+                self._out_of_scope_templates.append(template)
+            else:
+                self._templates.append(template)
+                self._split_of_template[template] = "train"
 
     def stream(self, split: str) -> Iterator[dict[str, Any]]:
         """Rows without end: query, call, source, template, names, slices."""
@@ -104,17 +114,25 @@ class Gold:
             if rng.random() < self.params.no_call_share:
                 yield next(no_calls)
                 continue
-            # A drawn sentence may belong to another split or make no sense: then another, so that the
-            # shares stay as the params say.
-            row = None
-            while row is None:
-                groups = by_tool[rng.choices(tools, weights)[0]]
-                drafts = (
-                    self._command(self._pick_template(groups, split, rng), split, rng)
-                    for _ in range(50)  # without a second try, tools of few templates would be rare
-                )
-                row = next((row for row in drafts if row is not None), None)
-            yield row
+            yield self._any_command(by_tool, tools, weights, split, rng)
+
+    def _any_command(
+        self,
+        by_tool: dict[str, dict[tuple[str, str], list[Template]]],
+        tools: list[str],
+        weights: list[float],
+        split: str,
+        rng: random.Random,
+    ) -> dict[str, Any]:
+        # A drawn sentence may belong to another split or make no sense: then another, so that the
+        # shares stay as the params say.
+        for _ in range(_MAX_DRAWS):
+            groups = by_tool[rng.choices(tools, weights)[0]]
+            for _ in range(50):  # without a second try, tools of few templates would be rare
+                row = self._command(self._pick_template(groups, split, rng), split, rng)
+                if row is not None:
+                    return row
+        raise UserError(f"tasks/home: no sentence found that may be in {split}; is a list empty?")
 
     # -- templates and their splits
 
@@ -322,6 +340,10 @@ class Gold:
         ]
         while True:
             for query in rng.sample(rows, len(rows)):
+                if split == "train":
+                    # As many again from templates: the lists alone are too short to say what of a
+                    # home's own words is no command. Dev and test know only what people wrote.
+                    yield self._out_of_scope_from_template(rng)
                 yield {
                     "query": query,
                     "call": NO_CALL.to_json(),
@@ -330,6 +352,22 @@ class Gold:
                     "names": [],
                     "slices": ["out_of_scope"],
                 }
+
+    def _out_of_scope_from_template(self, rng: random.Random) -> dict[str, Any]:
+        while True:
+            template = rng.choice(self._out_of_scope_templates)
+            draft = self._draft(template, "train", rng)
+            if not _NONSENSE.search(noise.join(draft.pieces)):
+                break
+        noisy = rng.random() < self.params.noise_share
+        return {
+            "query": noise.speak(draft.pieces, rng, noisy=noisy, polite=False, chatty=True),
+            "call": NO_CALL.to_json(),
+            "source": "out_of_scope",
+            "template": skeleton_key(template, draft),
+            "names": sorted(draft.names),
+            "slices": sorted(["noise" if noisy else "clean", "out_of_scope"]),
+        }
 
 
 def load(params: Prepare) -> Gold:

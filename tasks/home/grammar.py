@@ -37,13 +37,11 @@ def intent_definitions() -> dict[str, Any]:
 
 
 @cache
-def own_grammar() -> dict[str, Any]:
-    """Our own sentences, in the shape of the package's, of every file in ``sentences``."""
+def own_grammar(pattern: str = "*.yaml") -> dict[str, Any]:
+    """Our own sentences, in the shape of the package's, of the files in ``sentences``."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where it is built
     intents: dict[str, Any] = {}
-    for path in sorted((FOLDER / "sentences").glob("*.yaml")):
-        loader = getattr(
-            yaml, "CSafeLoader", yaml.SafeLoader
-        )  # ten times as fast where it is built
+    for path in sorted((FOLDER / "sentences").glob(pattern)):
         for name, intent in yaml.load(path.read_text(encoding="utf-8"), loader)["intents"].items():
             intents.setdefault(name, {"data": []})["data"] += intent["data"]
     return {"intents": intents}
