@@ -21,7 +21,7 @@ from supertiny import svg
 from supertiny.calls import NO_CALL, call_from_json, canonical
 from supertiny.errors import UserError
 from supertiny.io import read_json, read_jsonl, sha256_file
-from supertiny.metrics import confusion, predicted_name, wilson_interval
+from supertiny.metrics import UNPARSABLE, confusion, predicted_name, wilson_interval
 from supertiny.params.report import Report
 from supertiny.report import (
     SPLITS,
@@ -48,7 +48,7 @@ KINDS = {
     "wrong argument": "the right tool, but an argument is missing, differs or was not asked for",
     "missed no_call": "a tool for an input that no tool serves",
     "needless no_call": "no_call for an input that a tool serves",
-    "unparsable": "an answer that is no legal call",
+    UNPARSABLE: "an answer that is no legal call",
 }
 _CURVES = {"loss": "rows trained on", "unseen_loss": "rows not trained on before"}
 _SMALLEST_LOSS = 1e-6  # what the file's six digits can tell from 0
@@ -217,7 +217,7 @@ def _against(
         return ""
     word = words[0] if now <= before else words[1]
     factor = max(before, now) / min(before, now)
-    return f"{factor:,.1f} times {word} than {other.name} ({before:,.{digits}f} {unit})"
+    return f"{factor:,.1f} times {word} than {other.name} ({before:,.{digits}f}\N{NO-BREAK SPACE}{unit})"
 
 
 def pareto(variants: Sequence[Variant]) -> str | None:
@@ -307,7 +307,7 @@ def _error(task: Task, row: Mapping[str, Any], slices: Sequence[str]) -> Error:
         id=row["id"],
         query=row["query"],
         kind=error_kind(row),
-        reason=row["reason"],
+        reason=row["reason"].removeprefix(f"{UNPARSABLE}: "),
         gold_tool=row["gold"]["name"],
         got_tool=predicted_name(row),
         slices=slices,
@@ -319,7 +319,7 @@ def _error(task: Task, row: Mapping[str, Any], slices: Sequence[str]) -> Error:
 def error_kind(row: Mapping[str, Any]) -> str:
     """Which of `KINDS` a wrong prediction is."""
     if row["predicted"] is None:
-        return "unparsable"
+        return UNPARSABLE
     meant, chosen = row["gold"]["name"], row["predicted"]["name"]
     if meant == chosen:
         return "wrong argument"
@@ -352,9 +352,7 @@ def _parts(call: Mapping[str, Any], off: set[str | None]) -> list[Part]:
     return [*parts, Part(")", False)]
 
 
-def prepare_funnels(
-    metrics: Mapping[str, float], kept: Mapping[str, Counter[str]]
-) -> list[Funnel]:
+def prepare_funnels(metrics: Mapping[str, float], kept: Mapping[str, Counter[str]]) -> list[Funnel]:
     """A funnel per split from the counts of stage prepare."""
     return [
         Funnel(

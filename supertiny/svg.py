@@ -241,7 +241,9 @@ def loss(steps: Sequence[int], curves: Mapping[str, Sequence[float]]) -> str:
             f"{_number(axes.x(a))},{_number(axes.y(b))}" for a, b in zip(steps, curve, strict=True)
         )
         drawing.add("polyline", tip=name, kind=f"curve curve-{i}", points=" ".join(corners))
-        drawing.add("rect", kind=f"key curve-{i}", x=axes.right - 150, y=22 + 18 * i, width=14, height=3)
+        drawing.add(
+            "rect", kind=f"key curve-{i}", x=axes.right - 150, y=22 + 18 * i, width=14, height=3
+        )
         drawing.text(name, axes.right - 130, 28 + 18 * i, "name")
     return str(drawing)
 
@@ -319,10 +321,9 @@ def share_bar(share: float, low: float, high: float) -> str:
         ("fill", 0.0, 100 * share, 3, 6),
         ("interval", 100 * low, 100 * (high - low), 5.5, 1),
     ):
-        ElementTree.SubElement(
-            svg, "rect",
-            {"class": kind, "x": _number(x), "y": _number(y), "width": _number(width), "height": _number(height)},
-        )  # fmt: skip
+        box = {"x": x, "y": y, "width": width, "height": height}
+        named = {key: _number(value) for key, value in box.items()}
+        ElementTree.SubElement(svg, "rect", {"class": kind, **named})
     return ElementTree.tostring(svg, encoding="unicode")
 
 
