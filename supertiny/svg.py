@@ -132,8 +132,14 @@ def pareto(points: Sequence[Point], reference: tuple[str, float]) -> str:
     level = axes.y(100 * reference[1])
     drawing.line("reference", _LEFT, level, axes.right, level)
     drawing.text(f"{reference[0]} {100 * reference[1]:.1f}%", axes.right - 4, level - 6, "", "end")
-    corners = [f"{_number(axes.x(p.p50_ms))},{_number(axes.y(100 * p.exact_match))}" for p in best]
-    drawing.add("polyline", kind="frontier", points=" ".join(corners))
+    for a, b in zip(best, best[1:], strict=False):
+        ends = (
+            axes.x(a.p50_ms),
+            axes.y(100 * a.exact_match),
+            axes.x(b.p50_ms),
+            axes.y(100 * b.exact_match),
+        )
+        drawing.line("frontier", *ends)
     largest = max(point.size_mb or 0.0 for point in points)
     taken: list[tuple[float, float, float]] = []
     for point in sorted(points, key=lambda point: -(point.size_mb or 0.0)):

@@ -373,7 +373,8 @@ def test_every_plot_and_its_marks_are_drawn(browser, file):
     browser.open(file)
     boxes = browser.run(
         "[...document.querySelectorAll('svg.plot')].map(s => { const b = s.getBoundingClientRect();"
-        "const m = [...s.querySelectorAll('circle, rect, polyline')].map(e => e.getBoundingClientRect());"
+        "const m = [...s.querySelectorAll('circle, rect, polyline, line')]"
+        ".map(e => e.getBoundingClientRect());"
         "return [s.id, b.width, b.height, m.length,"
         " m.every(r => r.width + r.height > 0 && r.left >= b.left - 1 && r.right <= b.right + 1"
         " && r.top >= b.top - 1 && r.bottom <= b.bottom + 1)]; })"
