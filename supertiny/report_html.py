@@ -132,7 +132,8 @@ def render(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"percent": percent, "points": points}
+    environment.filters["percent"] = percent
+    environment.filters["points"] = points
     style, script = ((TEMPLATES / name).read_text("utf-8") for name in ("report.css", "report.js"))
     return environment.get_template("report.html").render(
         task=task,
