@@ -1,4 +1,4 @@
-"""Write the report: reports/report.md, the short table reports/results.md and two figures.
+"""Write the report: reports/report.html, reports/report.md, the short table reports/results.md, figures.
 
 Reads only what earlier stages wrote, for the variants named on the command line in the order of the
 way from the baseline to the tiny model; the last one is the one that ships. Honest limits: each
@@ -9,30 +9,37 @@ not of the training seed; time and cost hold for the machine the benchmark ran o
 """
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from supertiny import plots
+from supertiny import plots, report_html
 from supertiny.io import write_text
 from supertiny.metrics import confusion
-from supertiny.params.core import task_name
+from supertiny.params.core import load_all
 from supertiny.params.report import Report
-from supertiny.report import Sources, read_tsv, read_variant, render, results_table
+from supertiny.report import SPLITS, Sources, Variant, read_tsv, read_variant, render, results_table
 from supertiny.stage import run_stage
 from supertiny.task import load_task
 
 OUT = Path("reports")
 METRICS = Path("metrics")
+CONSTRAINTS = Path("constraints.txt")
+# Those of the graph's stages: a param shown must be a param of this stage in dvc.yaml.
+SECTIONS = ("fetch", "prepare", "sft", "export", "quantize", "evaluate", "benchmark", "report")
 COMMANDS = ("dvc repro          # everything, from the base weights to this report", "dvc pull")
 
 
 def main(params: Report) -> None:
     chosen = _arguments()
-    task = load_task(task_name())
+    every = load_all()
+    task = load_task(every["task"])
     parity = {f"Parity: {v}": METRICS / "quantize" / f"{v}.json" for v in chosen.quantized}
     sources = Sources(
         evaluations=METRICS / "eval" / task.name,
         benchmarks=METRICS / "bench",
         queries=Path("data/queries"),
+        prepare=METRICS / "prepare.json",
         origin=Path("models/base/SOURCE.json"),
         loss=METRICS / "train" / "sft_loss.tsv",
         tables={
@@ -45,6 +52,13 @@ def main(params: Report) -> None:
     variants = [read_variant(sources, name, name in chosen.bench) for name in chosen.variants]
     images = {"loss": "loss.png", "confusion": "confusion.png"}
     page = render(task, variants, sources, COMMANDS, images, params)
+    lineage = report_html.Lineage(
+        commands=COMMANDS,
+        params={name: asdict(every[name]) for name in SECTIONS},
+        constraints=CONSTRAINTS,
+        files=_files(sources, variants),
+    )
+    html = report_html.render(task, variants, sources, lineage, params)
     curve = read_tsv(sources.loss)
     plots.loss_curve(
         OUT / images["loss"], [int(p["step"]) for p in curve], [float(p["loss"]) for p in curve]
@@ -52,7 +66,20 @@ def main(params: Report) -> None:
     plots.confusion_matrix(OUT / images["confusion"], confusion(variants[-1].predictions))
     write_text(OUT / "results.md", results_table(variants) + "\n")
     write_text(OUT / "report.md", page)
-    print(f"{OUT}/report.md: {len(variants)} variants")
+    write_text(OUT / "report.html", html)
+    print(f"{OUT}/report.html, {OUT}/report.md: {len(variants)} variants")
+
+
+def _files(sources: Sources, variants: Sequence[Variant]) -> list[Path]:
+    """Every file that the report's numbers come from, sorted."""
+    files = {sources.origin, sources.prepare, sources.loss, *sources.tables.values()}
+    files |= {sources.queries / f"{split}.jsonl" for split in SPLITS}
+    for variant in variants:
+        ends = ("json", "predictions.jsonl", "tools.tsv")
+        files |= {sources.evaluations / f"{variant.name}.{end}" for end in ends}
+        if variant.bench:
+            files.add(sources.benchmarks / f"{variant.name}.json")
+    return sorted(files)
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,5 +1,6 @@
 """The report: what each step from the baseline to the tiny model does, in Markdown.
 
+What is shown is found here once, for this page and for the HTML page of `supertiny.report_html`.
 Everything shown comes from files that earlier stages wrote; the variants and files are given by
 name, so a result of a variant that was dropped can lie about and is never read.
 """
@@ -11,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from supertiny.errors import UserError
 from supertiny.io import read_json, read_jsonl
@@ -34,6 +35,19 @@ class Variant:
     bench: Mapping[str, float] | None
 
 
+class Step(NamedTuple):
+    """What the step from one variant to the next brings: points of exact match (shares of 1) on the
+    same inputs with their paired 95% interval, and how many inputs it turned right and wrong."""
+
+    before: str
+    after: str
+    change: float
+    low: float
+    high: float
+    fixed: int
+    broken: int
+
+
 @dataclass(frozen=True)
 class Sources:
     """Where the numbers lie; `tables` are JSON files shown key by key under their titles."""
@@ -41,6 +55,7 @@ class Sources:
     evaluations: Path
     benchmarks: Path
     queries: Path
+    prepare: Path
     origin: Path
     loss: Path
     tables: Mapping[str, Path]
@@ -177,40 +192,60 @@ def headline(variants: Sequence[Variant]) -> str:
     return f"**{text}.**"
 
 
-def steps_table(variants: Sequence[Variant], params: Report) -> str:
+def steps(variants: Sequence[Variant], params: Report) -> list[Step]:
     """Exact match of each variant minus that of the one before it."""
-    rows = []
+    found = []
     for before, after in zip(variants, variants[1:], strict=False):
         old = [bool(row["exact"]) for row in before.predictions]
         new = [bool(row["exact"]) for row in after.predictions]
-        change, low, high = paired_bootstrap(old, new, params.seed, params.bootstrap_rounds)
+        change = paired_bootstrap(old, new, params.seed, params.bootstrap_rounds)
         fixed = sum(n and not o for o, n in zip(old, new, strict=True))
         broken = sum(o and not n for o, n in zip(old, new, strict=True))
-        interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
-        step = f"{before.name} to {after.name}"
-        rows.append([step, f"{100 * change:+.1f}", interval, str(fixed), str(broken)])
+        found.append(Step(before.name, after.name, *change, fixed, broken))
+    return found
+
+
+def steps_table(variants: Sequence[Variant], params: Report) -> str:
+    """`steps` as a table, in points."""
+    rows = [
+        [
+            f"{step.before} to {step.after}",
+            points(step.change),
+            f"{points(step.low)} to {points(step.high)}",
+            str(step.fixed),
+            str(step.broken),
+        ]
+        for step in steps(variants, params)
+    ]
     return table(["step", "points", "95% interval", "inputs fixed", "inputs broken"], rows)
 
 
 def slices_table(variants: Sequence[Variant]) -> str:
     """Exact match per slice, variants as columns."""
-    found = variants[0].metrics
-    names = sorted(
-        key.removeprefix("slice_").removesuffix("_n")
-        for key in found
-        if key.startswith("slice_") and key.endswith("_n")
-    )
     rows = [
-        [name, str(found[f"slice_{name}_n"])]
+        [name, str(variants[0].metrics[f"slice_{name}_n"])]
         + [f"{percent(variant.metrics[f'slice_{name}_exact_match'])}%" for variant in variants]
-        for name in names
+        for name in slice_names(variants[0])
     ]
     return table(["inputs", "n", *(variant.name for variant in variants)], rows)
 
 
-def tools_table(variant: Variant) -> str:
+def slice_names(variant: Variant) -> list[str]:
+    """The slices that a variant has results for, sorted."""
+    return sorted(
+        key.removeprefix("slice_").removesuffix("_n")
+        for key in variant.metrics
+        if key.startswith("slice_") and key.endswith("_n")
+    )
+
+
+def ranked_tools(variant: Variant) -> list[Mapping[str, str]]:
     """Per-tool results, the lowest exact match first, ties by name."""
-    ranked = sorted(variant.tools, key=lambda row: (float(row["exact_match"]), row["tool"]))
+    return sorted(variant.tools, key=lambda row: (float(row["exact_match"]), row["tool"]))
+
+
+def tools_table(variant: Variant) -> str:
+    """`ranked_tools` as a table."""
     rows = [
         [
             row["tool"],
@@ -219,15 +254,20 @@ def tools_table(variant: Variant) -> str:
             f"{percent(row['tool_accuracy'])}%",
             f"{float(row['soft_score']):.3f}",
         ]
-        for row in ranked
+        for row in ranked_tools(variant)
     ]
     return table(["tool", "n", "exact match (95% interval)", "right tool", "soft score"], rows)
 
 
-def examples_table(variant: Variant, count: int) -> str:
-    """Wrong answers, spread evenly over all of them sorted by gold tool."""
+def wrong_answers(variant: Variant) -> list[Mapping[str, Any]]:
+    """Predictions that are not exact, sorted by gold tool."""
     wrong = [row for row in variant.predictions if not row["exact"]]
-    wrong.sort(key=lambda row: (row["gold"]["name"], row["id"]))
+    return sorted(wrong, key=lambda row: (row["gold"]["name"], row["id"]))
+
+
+def examples_table(variant: Variant, count: int) -> str:
+    """Wrong answers, spread evenly over all of them."""
+    wrong = wrong_answers(variant)
     shown = [wrong[i * len(wrong) // count] for i in range(count)] if len(wrong) > count else wrong
     rows = [
         [row["query"], call_text(row["gold"]), call_text(row["predicted"]), row["reason"]]
@@ -245,12 +285,17 @@ def call_text(call: Mapping[str, Any] | None) -> str:
     return f"{call['name']}({', '.join(arguments)})"
 
 
-def data_table(queries: Path) -> str:
-    """Rows per split and source."""
-    counts = {
+def data_counts(queries: Path) -> dict[str, Counter[str]]:
+    """Rows per source of each split."""
+    return {
         split: Counter(row["source"] for row in read_jsonl(queries / f"{split}.jsonl"))
         for split in SPLITS
     }
+
+
+def data_table(queries: Path) -> str:
+    """Rows per split and source."""
+    counts = data_counts(queries)
     names = sorted(set().union(*counts.values()))
     rows = [[name, *(str(counts[split][name]) for split in SPLITS)] for name in names]
     rows.append(["all", *(str(counts[split].total()) for split in SPLITS)])
@@ -268,11 +313,16 @@ def flatten(value: Any, prefix: str = "") -> list[list[str]]:
     return [[prefix.rstrip("."), str(value)]]
 
 
+def base_model(sources: Sources) -> dict[str, str]:
+    """Where the base model comes from: what is known of its package, file, hash and licence."""
+    origin = read_json(sources.origin)
+    return {key: origin[key] for key in _ORIGIN_KEYS if origin.get(key)}
+
+
 def made(task: Task, sources: Sources, commands: Sequence[str]) -> str:
     """Commands, where the base model comes from, and licences."""
-    origin = read_json(sources.origin)
     lines = ["```", *commands, "```", ""]
-    lines += [f"- base model, {key}: {origin[key]}" for key in _ORIGIN_KEYS if origin.get(key)]
+    lines += [f"- base model, {key}: {value}" for key, value in base_model(sources).items()]
     lines += [f"- data licence of task {task.name}: {' '.join(task.licence.split())}"]
     return "\n".join(lines)
 
@@ -280,6 +330,11 @@ def made(task: Task, sources: Sources, commands: Sequence[str]) -> str:
 def percent(share: float | str) -> str:
     """A share in [0, 1] as percent with one digit."""
     return f"{100 * float(share):.1f}"
+
+
+def points(share: float) -> str:
+    """A difference of shares in [-1, 1] as signed percentage points with one digit."""
+    return f"{100 * share:+.1f}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -16,6 +16,7 @@ CODE = (
     "stages",
     "tasks",
     "conf",
+    "constraints.txt",
     "params.yaml",
     "dvc.yaml",
     ".dvcignore",

@@ -76,6 +76,7 @@ def project(tmp_path, lamps):
     write_json(tmp_path / "metrics/train/sft.json", {"final_loss": 0.02})
     curve = [[step, 4 / step, 0.001] for step in range(1, 40)]
     write_tsv(tmp_path / "metrics/train/sft_loss.tsv", ["step", "loss", "learning_rate"], curve)
+    (tmp_path / "constraints.txt").write_text("# exact versions\nsome-package==1.2.3\n")
     origin = {"package": "some==1", "licence": "apache-2.0"}
     write_json(tmp_path / "models/base/SOURCE.json", origin)
     return tmp_path
@@ -104,7 +105,7 @@ def test_the_stage_writes_a_canonical_report_of_the_named_variants_only(project)
     for _ in range(2):
         done = run_stage(project, *ARGUMENTS)
         assert done.returncode == 0, done.stderr
-        names = ("report.md", "results.md", "loss.png", "confusion.png")
+        names = ("report.html", "report.md", "results.md", "loss.png", "confusion.png")
         contents.append({name: (project / "reports" / name).read_bytes() for name in names})
     assert contents[0] == contents[1]
     page = contents[0]["report.md"].decode()
