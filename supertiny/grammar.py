@@ -1,9 +1,9 @@
 """The grammar of a task's legal answers, in the Lark dialect of llguidance.
 
-A model decoded under it can only write calls that `supertiny.calls.parse_call` accepts: a tool of
-the task, each argument at most once and in the schema's order, required ones present, every value
-legal for its own JSON Schema. What JSON Schema says across arguments (``dependentRequired`` and
-the like) is not in it.
+Decoded under it, a model writes a tool of the task, each argument at most once and in the schema's
+order, required ones present, and each value of the form its own JSON Schema asks for. Left to
+`supertiny.calls.validate_call` are patterns and formats of bare strings, and what a schema says
+across arguments, such as ``dependentRequired``.
 """
 
 from __future__ import annotations
@@ -12,54 +12,71 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from supertiny.calls import NO_CALL, Tool, _encode, render_call
+from supertiny.calls import NO_CALL, Tool, ToolCall, render_call
 
-# Bare text that would read as JSON stands in quotes in the student's form, so it is no bare string.
+# A string that would read as JSON stands in quotes in the student's form, so it is no bare one.
 _JSON = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|true|false|null"
-_BARE = r"BARE: /[^\x00-\x20\"\[{\x7f]([^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?/ & ~/" + f"({_JSON})/"
+_FIRST, _INNER, _LAST = (
+    rf"[^{left}\x7f]" for left in (r'\x00-\x20"\[{', r"\x00-\x1f", r"\x00-\x20")
+)
 
 
 def lark_grammar(tools: Mapping[str, Tool]) -> str:
-    """The grammar whose start rule gives exactly the answers that are legal calls.
-
-    Args:
-        tools: a task's tools by name.
-    """
+    """The grammar whose start rule gives the answers that are legal calls of the tools."""
     names = [f"tool_{number}" for number in range(len(tools))]
-    rules = [f"start: {' | '.join([_literal(render_call(NO_CALL, tools)), *names])}"]
-    rules += [_tool_rule(*pair) for pair in zip(names, tools.values(), strict=True)]
-    return "\n".join([*rules, _BARE, ""])
+    starts = [_literal(render_call(NO_CALL, tools)), *names]
+    terminals: dict[tuple[int, int | None], str] = {}
+    rules = [_tool_rule(*pair, terminals) for pair in zip(names, tools.values(), strict=True)]
+    bare = [f"{name}: {_bare(*lengths)}" for lengths, name in terminals.items()]
+    return "\n".join([f"start: {' | '.join(starts)}", *rules, *bare, ""])
 
 
-def _tool_rule(name: str, tool: Tool) -> str:
+def _tool_rule(name: str, tool: Tool, terminals: dict[tuple[int, int | None], str]) -> str:
     required = tool.parameters.get("required", [])
     parts = [_literal(f" {tool.alias}")]
     for key, schema in tool.properties.items():
         word = _literal(f"\n {tool.word(key)} ")
-        line = f"{word} ({_value(schema)})"
+        line = f"{word} ({_value(schema, terminals)})"
         parts.append(line if key in required else f"({line})?")
     return f"{name}: {' '.join(parts)}"
 
 
-def _value(schema: Mapping[str, Any]) -> str:
-    """The values of one argument: alternatives of a rule."""
+def _value(schema: Mapping[str, Any], terminals: dict[tuple[int, int | None], str]) -> str:
+    """The values of one argument, as alternatives."""
     if "anyOf" in schema:
         rest = {key: value for key, value in schema.items() if key != "anyOf"}
-        return " | ".join(_value({**rest, **part}) for part in schema["anyOf"])
-    if "enum" in schema:
-        return " | ".join(_literal(_encode(value)) for value in schema["enum"])
-    if schema.get("type") == "string":
-        return f"BARE | %json {json.dumps(_plain(schema))}"
-    return f"%json {json.dumps(_plain(schema))}"
+        return " | ".join(_value({**rest, **part}, terminals) for part in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        values = schema.get("enum", [schema.get("const")])
+        return " | ".join(_literal(_written(value)) for value in values)
+    quoted = f"%json {json.dumps(_plain(schema))}"
+    types = schema.get("type", "string")
+    if "string" not in ([types] if isinstance(types, str) else types):
+        return quoted
+    lengths = (schema.get("minLength", 0), schema.get("maxLength"))
+    return f"{terminals.setdefault(lengths, f'BARE_{len(terminals)}')} | {quoted}"
+
+
+def _bare(shortest: int, longest: int | None) -> str:
+    """A terminal: a string of so many characters that stands without quotes."""
+    text = f"/{_FIRST}({_INNER}*{_LAST})?/ & ~/{_JSON}/"
+    if shortest <= 1 and longest is None:
+        return text
+    return f"{text} & /{_INNER}{{{shortest},{'' if longest is None else longest}}}/"
+
+
+def _written(value: Any) -> str:
+    """A value as it stands in the student's text, read off a call that has no other argument."""
+    tool = Tool("", "", "", {"properties": {"v": {}}})
+    return render_call(ToolCall("", {"v": value}), {"": tool}).removeprefix(" \n v ")
 
 
 def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema without our own keys and prose, which llguidance refuses or ignores."""
-    return {
-        key: value
-        for key, value in schema.items()
-        if not key.startswith("x-") and key != "description"
-    }
+    """A schema without our own keys and prose, for JSON as the student's text has it: on one line."""
+    own = {key for key in schema if key.startswith("x-")} | {"description"}
+    kept = {key: value for key, value in schema.items() if key not in own}
+    separators = {"item_separator": ", ", "key_separator": ": "}
+    return {**kept, "x-guidance": {"whitespace_flexible": False, **separators}}
 
 
 def _literal(text: str) -> str:
