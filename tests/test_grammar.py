@@ -7,7 +7,6 @@ from functools import cache
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 from test_calls import home_calls
 
