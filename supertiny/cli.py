@@ -1,5 +1,5 @@
-"""The command `supertiny`: predict with an exported model, show and check params, plan a run,
-compare two commits, record a teacher.
+"""The command `supertiny`: predict with an exported model, export it, show and check params, plan a
+run, compare two commits, record a teacher.
 
 Exit codes: 0 done; 1 at least one query got no legal call; 2 a mistake in the command or a file;
 3 a recording that was stopped by a limit or by errors and can be gone on with; 130 interrupted.
@@ -97,6 +97,12 @@ def _parser() -> argparse.ArgumentParser:
         "--to-pull", action="store_true", help="only the stages to `dvc pull` before `dvc repro`"
     )
     plan.set_defaults(run=_plan)
+    export = commands.add_parser(
+        "export",
+        help="copy the model that ships to a folder of its own, checked, with its lineage",
+    )
+    export.add_argument("folder", type=Path, help="a new folder")
+    export.set_defaults(run=_export)
     compare = commands.add_parser(
         "compare",
         help="two commits' answers to the same test rows: difference, interval, won, lost",
@@ -184,6 +190,14 @@ def _compare(arguments: argparse.Namespace) -> int:
         print(_dump(compare.to_json(result)))
     else:
         print(compare.render(result, names, arguments.variant, arguments.limit))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from supertiny.bundle import hand_over
+
+    hand_over(Path("models/bundle"), arguments.folder)
+    print(f"{arguments.folder}: see README.md there", file=sys.stderr)
     return 0
 
 

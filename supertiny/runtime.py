@@ -1,5 +1,8 @@
 """The student as it ships: ONNX Runtime GenAI on CPU, greedy, without torch or a checkout.
 
+Answers are decoded under the grammar of the task's legal calls, so no other can be written; tokens
+that the grammar forces are not computed.
+
 The tokenizer is the `tokenizers` package reading the model folder's tokenizer.json, the same code
 as in training: the tokenizer built into ONNX Runtime GenAI splits digits outside ASCII and signs
 such as "½" into other tokens.
@@ -9,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,13 +22,16 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from supertiny.calls import ToolCall
+from supertiny.checksums import SUMS, check_sums
 from supertiny.errors import CallError, UserError
+from supertiny.grammar import lark_grammar
 from supertiny.io import read_json
 from supertiny.task import load_task_folder
 
 MAX_PROMPT_TOKENS = 256  # of the query's own text; a command is about 20
 MAX_NEW_TOKENS = 64
-MODEL_FILES = ("genai_config.json", "model.onnx", "model.onnx.data", "tokenizer.json")
+DATA_FILE = "model.onnx.data"
+MODEL_FILES = ("genai_config.json", "model.onnx", DATA_FILE, "tokenizer.json")
 TASK_FOLDER = "task"
 TASK_FILES = ("task.yaml", "tools.json")
 _Item = TypeVar("_Item")
@@ -48,15 +54,22 @@ class OnnxStudent:
     Args:
         folder: holds the files `MODEL_FILES` and the task's in the subfolder ``task``.
         threads: CPU threads of one forward pass; None leaves ONNX Runtime's own choice.
+        constrained: whether answers are decoded under the task's grammar.
 
     Raises:
-        UserError: the folder or a file of it is missing, or its task is broken.
+        UserError: the folder or a file of it is missing, is not what its checksums say, or lies
+            outside the folder; or its task is broken.
     """
 
-    def __init__(self, folder: Path | str, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: Path | str, threads: int | None = None, constrained: bool = True
+    ) -> None:
         self.folder = Path(folder)
         check_folder(self.folder)
+        if (self.folder / SUMS).is_file():
+            check_sums(self.folder)
         self.task = load_task_folder(self.folder / TASK_FOLDER)
+        self.grammar = lark_grammar(self.task.tools) if constrained else None
         self.tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
         model = read_json(self.folder / "genai_config.json")["model"]
         ends = model["eos_token_id"]
@@ -160,8 +173,29 @@ class OnnxStudent:
         Raises:
             ValueError: the prompts differ in length.
         """
+        guided = self.grammar if len(prompts) == 1 else None
+        rows = self._greedy(prompts, max_new_tokens, guided)
+        if self.grammar == guided:
+            return rows
+        # ONNX Runtime GenAI cannot guide a batch some of whose rows end before others. Few need it:
+        # an answer that the grammar allows as a whole was allowed at every step.
+        return [
+            row if self._is_legal(self.decode(row)) else self.generate([prompt], max_new_tokens)[0]
+            for row, prompt in zip(rows, prompts, strict=True)
+        ]
+
+    def _is_legal(self, answer: str) -> bool:
+        """Whether the grammar allows an answer: a legal call in the form it is trained in."""
+        try:
+            return self.task.render_call(self.task.parse_call(answer)) == answer
+        except CallError:
+            return False
+
+    def _greedy(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, grammar: str | None
+    ) -> list[list[int]]:
         width = _common_length(prompts)
-        generator = self._generator(len(prompts), width + max_new_tokens)
+        generator = self._generator(len(prompts), width + max_new_tokens, grammar)
         generator.append_tokens(np.array(prompts, dtype=np.int32))
         while not generator.is_done():
             generator.generate_next_token()
@@ -170,7 +204,7 @@ class OnnxStudent:
     def generate_with_logits(
         self, prompt: Sequence[int], max_new_tokens: int
     ) -> tuple[list[int], np.ndarray]:
-        """The greedy continuation of one prompt, and what each token of it was chosen by.
+        """The greedy continuation of one prompt, no grammar, and what each token was chosen by.
 
         Returns:
             Token ids without the end token, and logits of shape (steps, vocabulary), fp32: one step
@@ -203,7 +237,7 @@ class OnnxStudent:
         start = time.perf_counter()
         prompt = self.encode(query)
         before = time.perf_counter()
-        generator = self._generator(1, len(prompt) + max_new_tokens)
+        generator = self._generator(1, len(prompt) + max_new_tokens, self.grammar)
         generator.append_tokens(np.array([prompt], dtype=np.int32))
         generator.generate_next_token()
         first = time.perf_counter()
@@ -216,9 +250,11 @@ class OnnxStudent:
         end = time.perf_counter()
         return Timing(len(prompt), first - before, tokens, last - first, end - start)
 
-    def _generator(self, batch_size: int, max_length: int) -> Any:
+    def _generator(self, batch_size: int, max_length: int, grammar: str | None = None) -> Any:
         params = self._genai.GeneratorParams(self._model)
         params.set_search_options(batch_size=batch_size, max_length=max_length, do_sample=False)
+        if grammar is not None:
+            params.set_guidance("lark_grammar", grammar, True)  # forced tokens are not computed
         return self._genai.Generator(self._model, params)
 
     def _answer_ids(self, generator: Any, row: int, width: int) -> list[int]:
@@ -246,12 +282,45 @@ def spread(items: Sequence[_Item], count: int) -> list[_Item]:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises `UserError` when a file that `OnnxStudent` needs is missing from a model folder."""
+    """Raises `UserError` when a file that `OnnxStudent` needs is missing from a model folder, or
+    is read from outside of it."""
     needed = [*MODEL_FILES, *(f"{TASK_FOLDER}/{name}" for name in TASK_FILES)]
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         state = f"lacks {', '.join(missing)}" if folder.is_dir() else "not found"
         raise UserError(f"{folder}: {state}; make it with `dvc repro` or fetch it with `dvc pull`")
+    strange = sorted(_weight_files(folder / "model.onnx") - {DATA_FILE})
+    if strange:
+        raise UserError(
+            f"{folder}/model.onnx: reads weights from {', '.join(strange)}; only {DATA_FILE} beside "
+            "it is allowed, and nothing was loaded"
+        )
+
+
+def _weight_files(graph: Path) -> set[str]:
+    """The files beside an ONNX graph that it names as holding weights."""
+    import onnx  # slow to load
+
+    model = onnx.load(graph, load_external_data=False)
+    return {
+        entry.value
+        for tensor in _tensors([model.graph, *model.functions])
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+
+
+def _tensors(graphs: Iterable[Any]) -> Iterator[Any]:
+    """Every tensor of ONNX graphs and functions: weights, constants, and those of inner graphs."""
+    for graph in graphs:
+        yield from getattr(graph, "initializer", ())
+        for sparse in getattr(graph, "sparse_initializer", ()):
+            yield from (sparse.values, sparse.indices)
+        for node in graph.node:
+            for attribute in node.attribute:
+                yield from (attribute.t, *attribute.tensors)
+                inner = [attribute.g] if attribute.HasField("g") else []
+                yield from _tensors([*inner, *attribute.graphs])
 
 
 def equal_length_batches(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:

@@ -1,0 +1,82 @@
+"""How far a quantized model's next-token distributions are from the PyTorch weights'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from supertiny.calls import call_from_json
+from supertiny.runtime import OnnxStudent
+from supertiny.task import Task
+
+
+def divergence(
+    source: Path, folder: Path, rows: Sequence[Mapping[str, Any]], task: Task
+) -> dict[str, float]:
+    """Teacher-forced along the gold answers of ``rows``.
+
+    Returns:
+        ``rows``, ``tokens``; ``kl``, the mean over answer tokens of the Kullback-Leibler divergence
+        of the ONNX model's distribution from PyTorch's, in nats; ``kl_p99``, its 99th percentile;
+        ``same_first_choice``, the share of tokens on which both like the same one best.
+    """
+    student = OnnxStudent(folder)
+    pairs = [(student.encode(row["query"]), _answer(student, row, task)) for row in rows]
+    wanted = _torch_logits(source, pairs)
+    found: list[np.ndarray] = []
+    same: list[np.ndarray] = []
+    for (prompt, answer), expected in zip(
+        tqdm(pairs, unit="row", desc="divergence, onnx", mininterval=1.0), wanted, strict=True
+    ):
+        logits = student.logits(prompt, answer)
+        found.append(kl(expected, logits))
+        same.append(expected.argmax(-1) == logits.argmax(-1))
+    values = np.concatenate(found)
+    return {
+        "rows": len(rows),
+        "tokens": len(values),
+        "kl": float(f"{values.mean():.4g}"),
+        "kl_p99": float(f"{np.quantile(values, 0.99):.4g}"),
+        "same_first_choice": round(float(np.concatenate(same).mean()), 6),
+    }
+
+
+def kl(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """KL divergence of each row's softmax: logits of shape (tokens, vocabulary) to (tokens,)."""
+    p, q = _log_softmax(wanted), _log_softmax(found)
+    return (np.exp(p) * (p - q)).sum(-1)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def _answer(student: OnnxStudent, row: Mapping[str, Any], task: Task) -> list[int]:
+    text = task.render_call(call_from_json(row["call"]))
+    ids = student.tokenizer.encode(text, add_special_tokens=False).ids
+    return [*ids, min(student.end_ids)]
+
+
+def _torch_logits(source: Path, pairs: Sequence[tuple[list[int], list[int]]]) -> list[np.ndarray]:
+    """Logits before each answer token, shape (answer tokens, vocabulary), a row at a time."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    ).eval()
+    rows = []
+    with torch.inference_mode():
+        for prompt, answer in tqdm(pairs, unit="row", desc="divergence, torch", mininterval=1.0):
+            ids = torch.tensor([prompt + answer[:-1]])
+            rows.append(model(ids, logits_to_keep=len(answer)).logits[0].numpy())
+    return rows

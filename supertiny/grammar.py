@@ -1,0 +1,83 @@
+"""The grammar of a task's legal answers, in the Lark dialect of llguidance.
+
+Decoded under it, a model writes a tool of the task, each argument at most once and in the schema's
+order, required ones present, and each value of the form its own JSON Schema asks for. Left to
+`supertiny.calls.validate_call` are patterns and formats of bare strings, and what a schema says
+across arguments, such as ``dependentRequired``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from supertiny.calls import NO_CALL, Tool, ToolCall, render_call
+
+# A string that would read as JSON stands in quotes in the student's form, so it is no bare one.
+_JSON = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|true|false|null"
+_FIRST, _INNER, _LAST = (
+    rf"[^{left}\x7f]" for left in (r'\x00-\x20"\[{', r"\x00-\x1f", r"\x00-\x20")
+)
+
+
+def lark_grammar(tools: Mapping[str, Tool]) -> str:
+    """The grammar whose start rule gives the answers that are legal calls of the tools."""
+    names = [f"tool_{number}" for number in range(len(tools))]
+    starts = [_literal(render_call(NO_CALL, tools)), *names]
+    terminals: dict[tuple[int, int | None], str] = {}
+    rules = [_tool_rule(*pair, terminals) for pair in zip(names, tools.values(), strict=True)]
+    bare = [f"{name}: {_bare(*lengths)}" for lengths, name in terminals.items()]
+    return "\n".join([f"start: {' | '.join(starts)}", *rules, *bare, ""])
+
+
+def _tool_rule(name: str, tool: Tool, terminals: dict[tuple[int, int | None], str]) -> str:
+    required = tool.parameters.get("required", [])
+    parts = [_literal(f" {tool.alias}")]
+    for key, schema in tool.properties.items():
+        word = _literal(f"\n {tool.word(key)} ")
+        line = f"{word} ({_value(schema, terminals)})"
+        parts.append(line if key in required else f"({line})?")
+    return f"{name}: {' '.join(parts)}"
+
+
+def _value(schema: Mapping[str, Any], terminals: dict[tuple[int, int | None], str]) -> str:
+    """The values of one argument, as alternatives."""
+    if "anyOf" in schema:
+        rest = {key: value for key, value in schema.items() if key != "anyOf"}
+        return " | ".join(_value({**rest, **part}, terminals) for part in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        values = schema.get("enum", [schema.get("const")])
+        return " | ".join(_literal(_written(value)) for value in values)
+    quoted = f"%json {json.dumps(_plain(schema))}"
+    types = schema.get("type", "string")
+    if "string" not in ([types] if isinstance(types, str) else types):
+        return quoted
+    lengths = (schema.get("minLength", 0), schema.get("maxLength"))
+    return f"{terminals.setdefault(lengths, f'BARE_{len(terminals)}')} | {quoted}"
+
+
+def _bare(shortest: int, longest: int | None) -> str:
+    """A terminal: a string of so many characters that stands without quotes."""
+    text = f"/{_FIRST}({_INNER}*{_LAST})?/ & ~/{_JSON}/"
+    if shortest <= 1 and longest is None:
+        return text
+    return f"{text} & /{_INNER}{{{shortest},{'' if longest is None else longest}}}/"
+
+
+def _written(value: Any) -> str:
+    """A value as it stands in the student's text, read off a call that has no other argument."""
+    tool = Tool("", "", "", {"properties": {"v": {}}})
+    return render_call(ToolCall("", {"v": value}), {"": tool}).removeprefix(" \n v ")
+
+
+def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema without our own keys and prose, for JSON as the student's text has it: on one line."""
+    own = {key for key in schema if key.startswith("x-")} | {"description"}
+    kept = {key: value for key, value in schema.items() if key not in own}
+    separators = {"item_separator": ", ", "key_separator": ": "}
+    return {**kept, "x-guidance": {"whitespace_flexible": False, **separators}}
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
