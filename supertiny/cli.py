@@ -68,7 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(run=_predict, fail=predict.error)
     params = commands.add_parser("params", help="every parameter: value, allowed values, meaning")
     params.set_defaults(run=_params)
-    check = commands.add_parser("check", help="check params.yaml and the task, run nothing")
+    check = commands.add_parser(
+        "check",
+        help="check params.yaml and the task, run nothing",
+        description="Also clears the lock file of DVC that a kill -9 of `dvc` has torn.",
+    )
     check.set_defaults(run=_check)
     profile = commands.add_parser(
         "profile",
@@ -130,6 +134,10 @@ def _params(_: argparse.Namespace) -> int:
 
 
 def _check(_: argparse.Namespace) -> int:
+    from supertiny.recover import drop_torn_lock
+
+    if drop_torn_lock():
+        print(".dvc/tmp/rwlock: torn by a killed `dvc`, removed; nothing else is lost")
     task = load_task(core.task_name())
     print(f"params.yaml is valid; task {task.name} has {len(task.tools)} tools")
     return 0
