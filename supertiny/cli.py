@@ -1,5 +1,5 @@
 """The command `supertiny`: predict with an exported model, show and check params, plan a run,
-compare two commits, record a teacher.
+compare two commits, record a teacher, make plots work offline.
 
 Exit codes: 0 done; 1 at least one query got no legal call; 2 a mistake in the command or a file;
 3 a recording that was stopped by a limit or by errors and can be gone on with; 130 interrupted.
@@ -113,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--limit", type=_positive, default=20, help="inputs shown of each kind")
     compare.add_argument("--json", action="store_true", help="for other programs")
     compare.set_defaults(run=_compare)
+    page = commands.add_parser(
+        "plots-page", help="let `dvc plots` draw without a network; part of `make setup`"
+    )
+    page.set_defaults(run=_plots_page)
     return parser
 
 
@@ -192,6 +196,13 @@ def _compare(arguments: argparse.Namespace) -> int:
         print(_dump(compare.to_json(result)))
     else:
         print(compare.render(result, names, arguments.variant, arguments.limit))
+    return 0
+
+
+def _plots_page(_: argparse.Namespace) -> int:
+    from supertiny.plotspage import write_page
+
+    print(f"{write_page()}: the page that `dvc plots` fills in, with all its scripts")
     return 0
 
 

@@ -121,7 +121,11 @@ def digests(folder: Path, *names: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in names:
         path = folder / name
-        inside = [path] if path.is_file() else [Path(at) / file for at, _, files in os.walk(path) for file in files]
+        inside = (
+            [path]
+            if path.is_file()
+            else [Path(at) / file for at, _, files in os.walk(path) for file in files]
+        )
         for file in inside:
             found[str(file.relative_to(folder))] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found

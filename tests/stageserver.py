@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,7 @@ class StageServer:
     def __init__(self, folder: Path, scratch: Path) -> None:
         self.folder = folder
         self.scratch = scratch
+        self.seconds: dict[str, float] = {}  # of each stage's last run that nobody killed
         self._process = subprocess.Popen(
             [sys.executable, "-c", SERVER], cwd=folder, text=True,
             env={**environment(), "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"},
@@ -76,8 +78,18 @@ class StageServer:
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
-    def run(self, stage: str, kill_after: float | None = None) -> Done:
-        """Run a stage such as ``evaluate int8``; kill -9 it and what it started after so many seconds."""
+    def run(
+        self,
+        stage: str,
+        kill_after: float | None = None,
+        kill_when: Callable[[], bool] | None = None,
+    ) -> Done:
+        """Run a stage such as ``evaluate int8``, and kill -9 it and what it started if so asked.
+
+        Args:
+            kill_after: so many seconds after it started.
+            kill_when: as soon as this is true.
+        """
         files = {name: str(self.scratch / name) for name in ("stdout", "stderr")}
         started = time.monotonic()
         assert self._process.stdin is not None
@@ -87,9 +99,16 @@ class StageServer:
         if kill_after is not None:
             time.sleep(kill_after)
             self._kill(child)
+        if kill_when is not None:
+            while not kill_when():
+                time.sleep(0.02)
+            self._kill(child)
         code = int(self._read())
         texts = (Path(files[name]).read_text(errors="replace") for name in files)
-        return Done(code, *texts, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        if code >= 0:
+            self.seconds[stage] = seconds
+        return Done(code, *texts, seconds)
 
     def _kill(self, child: int) -> None:
         try:
