@@ -71,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check",
         help="check params.yaml and the task, run nothing",
-        description="Also clears the lock file of DVC that a kill -9 of `dvc` has torn.",
+        description="Also clears a lock file of DVC that a kill -9 of `dvc` has torn, and names a "
+        "dvc.lock that is cut short.",
     )
     check.set_defaults(run=_check)
     profile = commands.add_parser(
@@ -138,10 +139,11 @@ def _params(_: argparse.Namespace) -> int:
 
 
 def _check(_: argparse.Namespace) -> int:
-    from supertiny.recover import drop_torn_lock
+    from supertiny.recover import check_lock_file, drop_torn_lock
 
     if drop_torn_lock():
         print(".dvc/tmp/rwlock: torn by a killed `dvc`, removed; nothing else is lost")
+    check_lock_file()
     task = load_task(core.task_name())
     print(f"params.yaml is valid; task {task.name} has {len(task.tools)} tools")
     return 0

@@ -1,9 +1,13 @@
-"""What a kill -9 of `dvc` can leave behind that stops the next `dvc repro`."""
+"""What a killed `dvc` or a full disk can leave behind that stops the next `dvc repro`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+
+import yaml
+
+from supertiny.errors import UserError
 
 DVC_STATE = Path(".dvc/tmp")
 
@@ -28,6 +32,22 @@ def drop_torn_lock(state: Path = DVC_STATE) -> bool:
             return False
         listing.unlink()
     return True
+
+
+def check_lock_file(lock: Path = Path("dvc.lock")) -> None:
+    """Raises `UserError` for a dvc.lock that is cut short; DVC writes it in place, too."""
+    if not lock.is_file():
+        return
+    try:
+        content = yaml.safe_load(lock.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError):
+        content = None
+    if not isinstance(content, dict) or "stages" not in content:
+        raise UserError(
+            f"{lock}: cut short by a full disk or a killed `dvc`; run `git checkout {lock}` (or "
+            "remove it, if it was never committed), then `dvc repro`: what was finished comes back "
+            "from the cache"
+        )
 
 
 def _is_whole(listing: Path) -> bool:

@@ -112,7 +112,8 @@ def release(folder: Path) -> None:
 def recorded(folder: Path) -> dict[str, list[dict[str, object]]]:
     """What dvc.lock says each finished stage wrote."""
     lock = folder / "dvc.lock"
-    stages = yaml.safe_load(lock.read_text())["stages"] if lock.is_file() else {}
+    content = yaml.safe_load(lock.read_text()) if lock.is_file() else None
+    stages = content["stages"] if content else {}  # a full disk can leave an empty file
     return {name: stage["outs"] for name, stage in stages.items()}
 
 
