@@ -18,7 +18,7 @@ stages:
   make:
     cmd: python make.py
     params: [report]
-    deps: [make.py, words.py, late.py, words.txt]
+    deps: [make.py, words.py, tasks/late.py, tasks/home/task.yaml]
     outs: [parts]
     metrics:
       - metrics/make.json:
@@ -38,8 +38,8 @@ from supertiny.params.report import Report
 from supertiny.stage import run_stage
 
 def main(params):
-    import late
-    line = Path("words.txt").read_text()
+    from tasks import late
+    line = Path("tasks/home/task.yaml").read_text().splitlines()[0]
     for part in range(12):
         write_text(f"parts/{part}.txt", f"{words.WORD} {late.WORD} {line} {part}\\n" * 20_000)
         while Path("hold").exists():
@@ -63,8 +63,7 @@ def main(params):
 run_stage(main, Report)
 """,
     "words.py": 'WORD = "one"\n',
-    "late.py": 'WORD = "two"\n',
-    "words.txt": "three",
+    "tasks/late.py": 'WORD = "two"\n',
 }
 OUTS = ("parts", "joined", "metrics/make.json")
 

@@ -165,8 +165,8 @@ UNSEEN = "`run_stage` compares only modules imported before it starts, not {}"
 EDITS = {
     "words.py": ('"one"', '"other"', ()),
     "params.yaml": ("bootstrap_rounds: 100", "bootstrap_rounds: 101", ("params.yaml",)),
-    "late.py": ('"two"', '"other"', ("modules that `main` imports",)),
-    "words.txt": ("three", "other", ("files that are no code",)),
+    "tasks/late.py": ('"two"', '"other"', ("modules that `main` imports",)),
+    "tasks/home/task.yaml": ("name: home", "name: house", ("files that are no code",)),
 }
 
 
