@@ -42,7 +42,8 @@ def check_lock_file(lock: Path = Path("dvc.lock")) -> None:
         content = yaml.safe_load(lock.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError):
         content = None
-    if not isinstance(content, dict) or "stages" not in content:
+    stages = content.get("stages") if isinstance(content, dict) else None
+    if not isinstance(stages, dict) or not all(isinstance(one, dict) for one in stages.values()):
         raise UserError(
             f"{lock}: cut short by a full disk or a killed `dvc`; run `git checkout {lock}` (or "
             "remove it, if it was never committed), then `dvc repro`: what was finished comes back "
