@@ -1,5 +1,5 @@
 """The command `supertiny`: predict with an exported model, export it, show and check params, plan a
-run, compare two commits, record a teacher.
+run, compare two commits, record a teacher, make plots work offline.
 
 Exit codes: 0 done; 1 at least one query got no legal call; 2 a mistake in the command or a file;
 3 a recording that was stopped by a limit or by errors and can be gone on with; 130 interrupted.
@@ -68,7 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(run=_predict, fail=predict.error)
     params = commands.add_parser("params", help="every parameter: value, allowed values, meaning")
     params.set_defaults(run=_params)
-    check = commands.add_parser("check", help="check params.yaml and the task, run nothing")
+    check = commands.add_parser(
+        "check",
+        help="check params.yaml and the task, run nothing",
+        description="Also clears a lock file of DVC that a kill -9 of `dvc` has torn, and names a "
+        "dvc.lock that is cut short.",
+    )
     check.set_defaults(run=_check)
     profile = commands.add_parser(
         "profile",
@@ -115,6 +120,10 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--limit", type=_positive, default=20, help="inputs shown of each kind")
     compare.add_argument("--json", action="store_true", help="for other programs")
     compare.set_defaults(run=_compare)
+    page = commands.add_parser(
+        "plots-page", help="let `dvc plots` draw without a network; part of `make setup`"
+    )
+    page.set_defaults(run=_plots_page)
     return parser
 
 
@@ -136,6 +145,11 @@ def _params(_: argparse.Namespace) -> int:
 
 
 def _check(_: argparse.Namespace) -> int:
+    from supertiny.recover import check_lock_file, drop_torn_lock
+
+    if drop_torn_lock():
+        print(".dvc/tmp/rwlock: torn by a killed `dvc`, removed; nothing else is lost")
+    check_lock_file()
     task = load_task(core.task_name())
     print(f"params.yaml is valid; task {task.name} has {len(task.tools)} tools")
     return 0
@@ -198,6 +212,13 @@ def _export(arguments: argparse.Namespace) -> int:
 
     hand_over(Path("models/bundle"), arguments.folder)
     print(f"{arguments.folder}: see README.md there", file=sys.stderr)
+    return 0
+
+
+def _plots_page(_: argparse.Namespace) -> int:
+    from supertiny.plotspage import write_page
+
+    print(f"{write_page()}: the page that `dvc plots` fills in, with all its scripts")
     return 0
 
 

@@ -1,0 +1,83 @@
+"""`dvc plots` draws with no network, in a real Chromium, and works before the page is made."""
+
+import re
+
+import pytest
+from chromium import needs_chromium, open_page
+from PIL import Image
+from project import ROOT, run
+from tinygraph import DVC, commit, make_repository
+
+from supertiny.errors import UserError
+from supertiny.plotspage import write_page
+
+PLOTS = """\
+plots:
+  - metrics/loss.tsv:
+      x: step
+      y: loss
+  - metrics/tools.csv:
+      x: exact_match
+      y: tool
+      template: bar_horizontal
+"""
+COLOURS = [(0x94, 0x5D, 0xD6), (0x13, 0xAD, 0xC7)]  # of DVC's first two revisions
+
+
+def write_plots(folder, scale):
+    lines = [f"{step}\t{scale / step}" for step in range(1, 20)]
+    (folder / "metrics").mkdir(exist_ok=True)
+    (folder / "metrics/loss.tsv").write_text("\n".join(["step\tloss", *lines]) + "\n")
+    (folder / "metrics/tools.csv").write_text(f"tool,exact_match\nDim,{scale / 10}\nOn,0.5\n")
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """The tiny graph with two plots, and two commits in which they differ."""
+    folder = make_repository(tmp_path_factory.mktemp("plots") / "repository")
+    with (folder / "dvc.yaml").open("a") as file:
+        file.write(PLOTS)
+    for scale in (4, 7):
+        write_plots(folder, scale)
+        commit(folder, f"scale {scale}")
+    return folder
+
+
+def plots_diff(folder, out):
+    run(folder, DVC, "plots", "diff", "HEAD~1", "HEAD", "--out", str(out))
+    return out / "index.html"
+
+
+@needs_chromium
+def test_the_plots_of_two_commits_are_drawn_without_a_network(repository, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.chdir(repository)
+        write_page()
+    page = plots_diff(repository, tmp_path / "out")
+    text = page.read_text(encoding="utf-8")
+    assert "<script src" not in text and "{plot_divs}" not in text and "{refresh_tag}" not in text
+    opened = open_page(page, tmp_path)
+    assert opened.problems == []
+    assert len(re.findall(r'<svg[^>]* class="marks"', opened.dom)) == 2
+    seen = {colour for _, colour in Image.open(opened.screenshot).convert("RGB").getcolors(1 << 24)}
+    assert seen.issuperset(COLOURS), "a commit's line or bars are not there"
+
+
+@needs_chromium
+def test_the_browser_of_these_tests_sees_that_dvcs_own_page_needs_a_network(repository, tmp_path):
+    (repository / ".dvc/config.local").unlink(missing_ok=True)
+    opened = open_page(plots_diff(repository, tmp_path / "out"), tmp_path)
+    assert any("vegaEmbed is not defined" in problem for problem in opened.problems)
+    assert any("not loaded: <script" in problem for problem in opened.problems)
+    assert 'class="marks"' not in opened.dom
+
+
+def test_this_repository_names_no_page_that_a_clone_lacks():
+    listed = run(ROOT, "git", "ls-files", ".dvc").stdout
+    assert "html_template" not in (ROOT / ".dvc/config").read_text() and "plots.html" not in listed
+    assert run(ROOT, "git", "check-ignore", ".dvc/plots.html").stdout
+
+
+def test_outside_a_dvc_repository_the_mistake_is_named(tmp_path):
+    with pytest.raises(UserError, match="not found; run from the root of the repository"):
+        write_page(tmp_path / ".dvc")
