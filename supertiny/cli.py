@@ -234,7 +234,9 @@ def _share(arguments: argparse.Namespace) -> int:
 
     with remote.open_stores(name=arguments.remote) as stores:
         results, objects = remote.share(stores, arguments.remote)
-        print(f"Remote {stores.label} holds {results} results of stages; {objects} objects were new.")
+        print(
+            f"Remote {stores.label} holds {results} results of stages; {objects} objects were new."
+        )
     return 0
 
 

@@ -91,7 +91,9 @@ def open_stores(root: Path = Path(), name: str | None = None) -> Iterator[Stores
             label = f"{name or repo.config['core']['remote']} ({odb.fs.unstrip_protocol(odb.path)})"
             _reach(odb, label)
             outs = {
-                str(out): out.hash_info for out in repo.index.outs if out.use_cache and out.hash_info
+                str(out): out.hash_info
+                for out in repo.index.outs
+                if out.use_cache and out.hash_info
             }
             yield Stores(label, repo, odb, repo.cache.local, sorted(outs.items()))
     except DvcException as error:
@@ -231,4 +233,6 @@ REMEDY = (
     "Next: `supertiny verify --delete-corrupted`, then `dvc push` from a clone that has the files "
     "(`dvc push` alone replaces nothing). If no clone has them, `dvc repro` makes them again."
 )
-SEND = "Next: `dvc push` from a clone that has the files; if none has, `dvc repro` makes them again."
+SEND = (
+    "Next: `dvc push` from a clone that has the files; if none has, `dvc repro` makes them again."
+)
