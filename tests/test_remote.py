@@ -26,7 +26,7 @@ def pushed(tmp_path_factory):
     run(folder, DVC, "init", "-q")
     (folder / ".dvc" / "config").write_text(
         "[core]\n    remote = store\n    analytics = false\n"
-        "['remote \"store\"']\n    url = ../store\n    verify = true\n"
+        "['remote \"store\"']\n    url = ../../store\n    verify = true\n"
     )
     run(folder, DVC, "add", "-q", "data", "model")
     run(folder, DVC, "push", "-q")
