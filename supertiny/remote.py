@@ -66,7 +66,7 @@ class Stores:
     repo: Any
     remote: Any
     cache: Any
-    outs: Sequence[tuple[str, HashInfo]]
+    outs: Sequence[Item]
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ def open_stores(root: Path = Path(), name: str | None = None) -> Iterator[Stores
             label = f"{name or repo.config['core']['remote']} ({odb.fs.unstrip_protocol(odb.path)})"
             _reach(odb, label)
             outs = {
-                str(out): out.hash_info
+                Item(str(out), str(out.hash_info.value))
                 for out in repo.index.outs
                 if out.use_cache and out.hash_info
             }
-            yield Stores(label, repo, odb, repo.cache.local, sorted(outs.items()))
+            yield Stores(label, repo, odb, repo.cache.local, sorted(outs, key=lambda out: out.path))
     except DvcException as error:
         raise UserError(f"{error}; see docs/remotes.md") from None
 
@@ -105,7 +105,7 @@ def _reach(odb: Any, label: str) -> None:
         odb.fs.exists(odb.path)
     except Exception as error:  # every kind of store has its own for a server that is gone
         raise UserError(
-            f"remote {label} does not answer: {error or type(error).__name__}; "
+            f"remote {label} does not answer: {str(error) or type(error).__name__}; "
             "its settings: `dvc config --list`, its credentials: docs/remotes.md"
         ) from error
 
@@ -114,8 +114,8 @@ def check(stores: Stores, read_all: bool = False) -> Findings:
     """Compare every object that dvc.lock names with the remote's; `read_all` trusts no size."""
     items: list[Item] = []
     problems: list[Problem] = []
-    for path, hash_info in stores.outs:
-        found, problem = _files(stores, Item(path, hash_info.value))
+    for out in stores.outs:
+        found, problem = _files(stores, out)
         items += found
         problems += [problem] if problem else []
     to_read: list[tuple[Item, int]] = []

@@ -25,6 +25,7 @@ def store(request, tmp_path_factory) -> Iterator[Store]:
     folder = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(folder))  # no keys and settings of whoever runs the tests
+        patch.setenv("AWS_MAX_ATTEMPTS", "2")  # a killed server is soon taken for gone
         if request.param == "folder":
             yield folder_store(folder / "store")
         else:
