@@ -1,7 +1,8 @@
 """The command `supertiny`: predict with an exported model, export it, show and check params, plan a
-run, compare two commits, record a teacher, make plots work offline.
+run, compare two commits, check and share with the remote, record a teacher, plot offline.
 
-Exit codes: 0 done; 1 at least one query got no legal call; 2 a mistake in the command or a file;
+Exit codes: 0 done; 1 at least one query got no legal call, or one object of the remote is missing
+or corrupted; 2 a mistake in the command or a file;
 3 a recording that was stopped by a limit or by errors and can be gone on with; 130 interrupted.
 """
 
@@ -124,6 +125,28 @@ def _parser() -> argparse.ArgumentParser:
         "plots-page", help="let `dvc plots` draw without a network; part of `make setup`"
     )
     page.set_defaults(run=_plots_page)
+    verify = commands.add_parser(
+        "verify",
+        help="which objects of the remote are missing or corrupted, and how to mend them",
+        description="Looks at what dvc.lock of the working tree names. An object that the DVC cache "
+        "has too is compared by size, any other is read.",
+    )
+    verify.add_argument("--remote", metavar="NAME", help="default: the default remote")
+    verify.add_argument("--read-all", action="store_true", help="read every object, trust no size")
+    verify.add_argument(
+        "--delete-corrupted",
+        action="store_true",
+        help="delete them from the remote, so that `dvc push` sends them again",
+    )
+    verify.set_defaults(run=_verify)
+    share = commands.add_parser(
+        "share",
+        help="send the results of all params tried here to the remote, committed or not",
+        description="A colleague who sets the same params restores them with "
+        "`dvc repro --pull --allow-missing`.",
+    )
+    share.add_argument("--remote", metavar="NAME", help="default: the default remote")
+    share.set_defaults(run=_share)
     return parser
 
 
@@ -219,6 +242,36 @@ def _plots_page(_: argparse.Namespace) -> int:
     from supertiny.plotspage import write_page
 
     print(f"{write_page()}: the page that `dvc plots` fills in, with all its scripts")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from supertiny import remote
+
+    with remote.open_stores(name=arguments.remote) as stores:
+        findings = remote.check(stores, arguments.read_all)
+        print(remote.render(stores, findings))
+        if not findings.problems:
+            return 0
+        in_the_way = remote.in_the_way(stores, findings.problems)
+        if in_the_way and not arguments.delete_corrupted:
+            print(remote.REMEDY)
+            return 1
+        for oid in in_the_way:
+            stores.remote.delete(oid)
+            print(f"deleted {stores.remote.oid_to_path(oid)}")
+        print(remote.SEND)
+    return 1
+
+
+def _share(arguments: argparse.Namespace) -> int:
+    from supertiny import remote
+
+    with remote.open_stores(name=arguments.remote) as stores:
+        results, objects = remote.share(stores, arguments.remote)
+        print(
+            f"Remote {stores.label} holds {results} results of stages; {objects} objects were new."
+        )
     return 0
 
 
