@@ -26,7 +26,10 @@ OUT = Path("reports")
 METRICS = Path("metrics")
 CONSTRAINTS = Path("constraints.txt")
 # Those of the graph's stages: a param shown must be a param of this stage in dvc.yaml.
-SECTIONS = ("fetch", "prepare", "sft", "export", "quantize", "evaluate", "benchmark", "report")
+SECTIONS = (
+    "fetch", "prepare", "sft", "export", "quantize", "evaluate", "benchmark", "divergence", "gate",
+    "bundle", "report",
+)  # fmt: skip
 COMMANDS = ("dvc repro          # everything, from the base weights to this report", "dvc pull")
 
 
@@ -47,6 +50,7 @@ def main(params: Report) -> None:
             "Leakage": METRICS / "prepare.json",
             "Parity: export": METRICS / "export.json",
             **parity,
+            "Gate": METRICS / "gate.json",
         },
     )
     variants = [read_variant(sources, name, name in chosen.bench) for name in chosen.variants]
