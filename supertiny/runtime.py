@@ -30,6 +30,7 @@ from supertiny.task import load_task_folder
 
 MAX_PROMPT_TOKENS = 256  # of the query's own text; a command is about 20
 MAX_NEW_TOKENS = 64
+MAX_BATCH = 32  # rows; ONNX Runtime GenAI takes no more
 DATA_FILE = "model.onnx.data"
 MODEL_FILES = ("genai_config.json", "model.onnx", DATA_FILE, "tokenizer.json")
 TASK_FOLDER = "task"
@@ -113,6 +114,7 @@ class OnnxStudent:
         """The raw greedy answer to each query, in order, without the end token.
 
         A query that `encode` refuses has its error for an answer.
+        A ``batch_size`` over `MAX_BATCH` is taken as that.
         Progress goes to stderr, unless ``quiet`` or where that is no terminal.
         Only prompts of the same length share a batch, so nothing is ever padded: the graph picks
         the logits of the last column, and its attention takes no account of padding before it.
@@ -125,7 +127,7 @@ class OnnxStudent:
         ]
         hide = True if quiet else None
         with tqdm(total=len(fit), unit="query", mininterval=1.0, disable=hide) as progress:
-            for members in equal_length_batches(prompts, batch_size):
+            for members in equal_length_batches(prompts, min(batch_size, MAX_BATCH)):
                 rows = self.generate([prompts[index] for index in members], max_new_tokens)
                 for index, row in zip(members, rows, strict=True):
                     found[places[index]] = self.decode(row)

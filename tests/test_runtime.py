@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from supertiny.calls import ToolCall
 from supertiny.errors import CallError, UserError
-from supertiny.runtime import MODEL_FILES, OnnxStudent, equal_length_batches, spread
+from supertiny.runtime import MAX_BATCH, MODEL_FILES, OnnxStudent, equal_length_batches, spread
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,6 +37,12 @@ def test_a_batch_answers_as_one_by_one(taught, batch_size):
     alone = [taught.answers([query], 10, 1)[0] for query in queries]
     assert taught.answers(queries, 10, batch_size) == alone
     assert len(set(alone)) > 4  # else a wrong order could not be seen
+
+
+def test_a_batch_larger_than_the_engine_takes_is_split(taught):
+    queries = [f"dim it to {number}" for number in range(10, 10 + MAX_BATCH + 5)]
+    assert len({len(taught.encode(query)) for query in queries}) == 1
+    assert len(taught.answers(queries, 10, 10 * MAX_BATCH)) == len(queries)
 
 
 @given(st.lists(st.integers(1, 6), max_size=40), st.integers(1, 5))
