@@ -65,7 +65,9 @@ def main(params: Report) -> None:
     html = report_html.render(task, variants, sources, lineage, params)
     curve = read_tsv(sources.loss)
     plots.loss_curve(
-        OUT / images["loss"], [int(p["step"]) for p in curve], [float(p["loss"]) for p in curve]
+        OUT / images["loss"],
+        [int(point["step"]) for point in curve],
+        [float(point["unseen_loss"]) for point in curve],
     )
     plots.confusion_matrix(OUT / images["confusion"], confusion(variants[-1].predictions))
     write_text(OUT / "results.md", results_table(variants) + "\n")

@@ -15,11 +15,11 @@ _METADATA = {"Software": None}  # matplotlib writes its version there otherwise
 
 
 def loss_curve(path: Path, steps: Sequence[int], loss: Sequence[float]) -> None:
-    """Training loss, mean cross-entropy per answer token in nats on a log axis, over steps."""
+    """Loss on rows not trained on before (nats an answer token, log axis), over steps."""
     figure = Figure(figsize=(6, 3.2), dpi=90, layout="constrained")
     axes = figure.subplots()
     axes.plot(steps, loss, color="#1f5f99", linewidth=1.3)
-    axes.set(xlabel="step", ylabel="training loss (nats per token)", yscale="log")
+    axes.set(xlabel="step", ylabel="loss on new rows (nats per token)", yscale="log")
     axes.grid(True, which="both", alpha=0.25)
     _save(figure, path)
 

@@ -74,8 +74,9 @@ def project(tmp_path, lamps):
     write_json(tmp_path / "metrics/export.json", {"max_logit_difference": 0.00013})
     write_json(tmp_path / "metrics/quantize/int8.json", {"kl": {"mean": 0.004}})
     write_json(tmp_path / "metrics/train/sft.json", {"final_loss": 0.02})
-    curve = [[step, 4 / step, 0.001] for step in range(1, 40)]
-    write_tsv(tmp_path / "metrics/train/sft_loss.tsv", ["step", "loss", "learning_rate"], curve)
+    curve = [[step, 5 / step, 4 / step] for step in range(1, 40)]
+    write_tsv(tmp_path / "metrics/train/sft_loss.tsv", ["step", "loss", "unseen_loss"], curve)
+    write_json(tmp_path / "metrics/gate.json", {"broken": 0})
     (tmp_path / "constraints.txt").write_text("# exact versions\nsome-package==1.2.3\n")
     origin = {"package": "some==1", "licence": "apache-2.0"}
     write_json(tmp_path / "models/base/SOURCE.json", origin)
