@@ -42,6 +42,10 @@ SCRIPTS
 """
 
 
+# What the bundle does with what it holds; DVC's scripts look for these three names.
+_SNIPPET = "window.vegaEmbed = vegaEmbed; window.vegaLite = vegaLite; window.vega = vega;"
+
+
 def write_page(folder: Path = DVC_FOLDER) -> Path:
     """Write the page and let this clone's `dvc plots` use it; returns where it is.
 
@@ -53,7 +57,7 @@ def write_page(folder: Path = DVC_FOLDER) -> Path:
     from vl_convert import javascript_bundle
 
     page = folder / PAGE
-    write_text(page, _TEMPLATE.replace("SCRIPTS", javascript_bundle(vl_version=VEGA_LITE)))
+    write_text(page, _TEMPLATE.replace("SCRIPTS", javascript_bundle(_SNIPPET, VEGA_LITE)))
     # In the config of this clone: DVC fails on a template that is named and not there.
     setting = ["config", "--local", "plots.html_template", PAGE]
     subprocess.run([sys.executable, "-m", "dvc", *setting], cwd=folder.parent, check=True)
