@@ -30,6 +30,7 @@ from supertiny.task import load_task_folder
 
 MAX_PROMPT_TOKENS = 256  # of the query's own text; a command is about 20
 MAX_NEW_TOKENS = 64
+MAX_FORCED_TOKENS = 64  # that a grammar may append in one step, past the limit of an answer
 MAX_BATCH = 32  # rows; ONNX Runtime GenAI takes no more
 DATA_FILE = "model.onnx.data"
 MODEL_FILES = ("genai_config.json", "model.onnx", DATA_FILE, "tokenizer.json")
@@ -199,9 +200,10 @@ class OnnxStudent:
         width = _common_length(prompts)
         generator = self._generator(len(prompts), width + max_new_tokens, grammar)
         generator.append_tokens(np.array(prompts, dtype=np.int32))
-        while not generator.is_done():
+        while not generator.is_done() and generator.token_count() < width + max_new_tokens:
             generator.generate_next_token()
-        return [self._answer_ids(generator, row, width) for row in range(len(prompts))]
+        rows = [self._answer_ids(generator, row, width) for row in range(len(prompts))]
+        return [row[:max_new_tokens] for row in rows]
 
     def generate_with_logits(
         self, prompt: Sequence[int], max_new_tokens: int
@@ -244,7 +246,7 @@ class OnnxStudent:
         generator.generate_next_token()
         first = time.perf_counter()
         tokens = 0
-        while not generator.is_done():
+        while not generator.is_done() and generator.token_count() < len(prompt) + max_new_tokens:
             generator.generate_next_token()
             tokens += 1
         last = time.perf_counter()
@@ -254,7 +256,9 @@ class OnnxStudent:
 
     def _generator(self, batch_size: int, max_length: int, grammar: str | None = None) -> Any:
         params = self._genai.GeneratorParams(self._model)
-        params.set_search_options(batch_size=batch_size, max_length=max_length, do_sample=False)
+        # Room for what is forced at the very end: the engine fails on tokens over the length.
+        length = max_length + (MAX_FORCED_TOKENS if grammar is not None else 0)
+        params.set_search_options(batch_size=batch_size, max_length=length, do_sample=False)
         if grammar is not None:
             params.set_guidance("lark_grammar", grammar, True)  # forced tokens are not computed
         return self._genai.Generator(self._model, params)
