@@ -26,10 +26,16 @@ def test_a_query_prints_its_call_as_one_line(capsys, taught_onnx):
     assert (code, out) == (0, '{"arguments":{"brightness":30},"name":"Dim"}\n')
 
 
-def test_an_answer_that_is_no_call_prints_nothing_and_exits_1(capsys, tiny_onnx):
-    code, out, err = run(capsys, "predict", "--model", str(tiny_onnx), "dim it to 30")
+def test_a_query_without_an_answer_prints_nothing_and_exits_1(capsys, taught_onnx):
+    code, out, err = run(capsys, "predict", "--model", str(taught_onnx), "dim it " * 500)
     assert (code, out) == (1, "")
-    assert err.startswith("error: no legal call: ")
+    assert err.startswith("error: no legal call: query too long")
+
+
+def test_a_model_that_knows_nothing_still_gives_a_legal_call(capsys, tiny_onnx):
+    code, out, _ = run(capsys, "predict", "--model", str(tiny_onnx), "dim it to 30")
+    assert code == 0
+    assert json.loads(out)["name"] in {"LightOn", "Dim", "no_call"}
 
 
 def test_bad_lines_are_reported_by_number_and_the_others_answered(capsys, taught_onnx, tmp_path):
