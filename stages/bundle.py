@@ -10,6 +10,7 @@ from pathlib import Path
 from supertiny.bundle import write_bundle
 from supertiny.params.bundle import Bundle
 from supertiny.params.core import task_name
+from supertiny.report import SPLITS
 from supertiny.stage import run_stage
 from supertiny.task import load_task
 
@@ -33,9 +34,7 @@ def main(params: Bundle) -> None:
         inputs={
             "base": Path("models/base/SOURCE.json"),
             "base_weights": Path("models/base/model.safetensors"),
-            **{
-                f"{split}_queries": QUERIES / f"{split}.jsonl" for split in ("train", "dev", "test")
-            },
+            **{f"{split}_queries": QUERIES / f"{split}.jsonl" for split in SPLITS},
         },
     )
 

@@ -17,6 +17,7 @@ from supertiny.checksums import SUMS, check_sums, checksums
 from supertiny.errors import UserError
 from supertiny.grammar import lark_grammar
 from supertiny.io import read_json, replace_folder, sha256_file, write_json, write_text
+from supertiny.report import percent
 from supertiny.runtime import check_folder, size_mb
 from supertiny.task import Task
 
@@ -134,16 +135,16 @@ What else it was made from: `lineage.json`. Check the files: `sha256sum -c {SUMS
 
 
 def _figures(score: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
-    def percent(key: str) -> str:
-        return f"{100 * score[key]:.1f}%"
+    def share(key: str) -> str:
+        return f"{percent(score[key])}%"
 
-    low, high = percent("exact_match_low"), percent("exact_match_high")
+    low, high = share("exact_match_low"), share("exact_match_high")
     milliseconds = [f"{speed[f'latency_{name}_ms']:.0f} ms" for name in ("p50", "p95")]
     rows = {
-        "exact match (95% interval)": f"{percent('exact_match')} ({low} to {high})",
-        "right tool": percent("tool_accuracy"),
-        "`no_call`, precision": percent("no_call_precision"),
-        "`no_call`, recall": percent("no_call_recall"),
+        "exact match (95% interval)": f"{share('exact_match')} ({low} to {high})",
+        "right tool": share("tool_accuracy"),
+        "`no_call`, precision": share("no_call_precision"),
+        "`no_call`, recall": share("no_call_recall"),
         "latency, median": f"{milliseconds[0]} on the machine that made it",
         "latency, 95th percentile": f"{milliseconds[1]}",
         "peak memory": f"{speed['peak_rss_mib']:.0f} MiB",

@@ -1,4 +1,5 @@
-"""A real Chromium without a window, driven over its DevTools pipe: no driver and no port is needed."""
+"""A real Chromium without a window that can reach no network, driven over its DevTools pipe: no
+driver and no port is needed."""
 
 from __future__ import annotations
 
@@ -17,6 +18,9 @@ OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-dev-shm-usage", "--force-prefers-reduced-motion", "--remote-debugging-pipe",
+    # Nothing but files: every name fails to resolve, and every address goes to a dead proxy.
+    "--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=127.0.0.1:9",
+    "--proxy-bypass-list=<-loopback>",
 )  # fmt: skip
 PATIENCE = 90.0  # seconds: a busy machine starts a browser slowly
 
@@ -98,6 +102,15 @@ class Browser:
         deadline = time.monotonic() + PATIENCE
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._read(deadline))
+
+    def wait(self, condition: str) -> bool:
+        """Whether a JavaScript expression in the page becomes true before patience ends."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            if self.run(condition):
+                return True
+            time.sleep(0.1)
+        return False
 
     def run(self, script: str) -> Any:
         """The JSON value of a JavaScript expression in the page."""

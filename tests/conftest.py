@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import Browser, find_chromium
 from hypothesis import HealthCheck, settings
 
 from supertiny.fetch import fetch_base
@@ -65,6 +67,16 @@ settings.register_profile(
     "any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("any_machine")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A real Chromium that can reach no network."""
+    binary = find_chromium()
+    if binary is None:
+        pytest.skip("no Chromium found; `apt-get install chromium` installs one")
+    with Browser(binary, tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

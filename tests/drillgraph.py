@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import yaml
-from project import environment, make_project, run
-from tinygraph import DVC, commit
+from project import environment, make_project
+from tinygraph import DVC, commit, init_repository
 
 PARTS = 12
 GRAPH = """\
@@ -75,11 +75,7 @@ def make_drill_repository(folder: Path) -> Path:
     for name, text in FILES.items():
         (folder / name).write_text(text)
     (folder / ".gitignore").write_text("/parts\n/joined\n/hold*\n__pycache__/\n/.supertiny/\n")
-    run(folder, "git", "init", "-q", "-b", "main")
-    run(folder, "git", "config", "user.email", "tests@example.org")
-    run(folder, "git", "config", "user.name", "tests")
-    run(folder, DVC, "init", "-q")
-    run(folder, DVC, "config", "core.analytics", "false")
+    init_repository(folder)
     commit(folder, "graph")
     return folder
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,8 +89,12 @@ def folder_store(folder: Path) -> Store:
         (folder / name).chmod(mode)
 
     def objects(name: str) -> dict[str, int]:
-        files = [path for path in (folder / name).rglob("*") if path.is_file()]
-        return {str(path.relative_to(folder)): path.stat().st_size for path in files}
+        found = {}
+        for path in (folder / name).rglob("*"):
+            with suppress(FileNotFoundError):  # an upload is renamed once it is whole
+                if path.is_file():
+                    found[str(path.relative_to(folder))] = path.stat().st_size
+        return found
 
     return Store(str(folder), write, objects)
 

@@ -1,9 +1,6 @@
 """`dvc plots` draws with no network, in a real Chromium, and works before the page is made."""
 
-import re
-
 import pytest
-from chromium import needs_chromium, open_page
 from PIL import Image
 from project import ROOT, run
 from tinygraph import DVC, commit, make_repository
@@ -21,6 +18,7 @@ plots:
       y: tool
       template: bar_horizontal
 """
+DRAWN = "document.querySelectorAll('svg.marks').length"
 COLOURS = [(0x94, 0x5D, 0xD6), (0x13, 0xAD, 0xC7)]  # of DVC's first two revisions
 
 
@@ -48,28 +46,34 @@ def plots_diff(folder, out):
     return out / "index.html"
 
 
-@needs_chromium
-def test_the_plots_of_two_commits_are_drawn_without_a_network(repository, tmp_path, monkeypatch):
+def test_the_plots_of_two_commits_are_drawn_without_a_network(
+    repository, browser, tmp_path, monkeypatch
+):
     with monkeypatch.context() as patch:
         patch.chdir(repository)
         write_page()
     page = plots_diff(repository, tmp_path / "out")
     text = page.read_text(encoding="utf-8")
     assert "<script src" not in text and "{plot_divs}" not in text and "{refresh_tag}" not in text
-    opened = open_page(page, tmp_path)
-    assert opened.problems == []
-    assert len(re.findall(r'<svg[^>]* class="marks"', opened.dom)) == 2
-    seen = {colour for _, colour in Image.open(opened.screenshot).convert("RGB").getcolors(1 << 24)}
+    browser.open(page, height=1600)
+    assert browser.wait(f"{DRAWN} >= 2")
+    assert browser.complaints() == []
+    assert browser.run(DRAWN) == 2
+    browser.screenshot(tmp_path / "page.png")
+    picture = Image.open(tmp_path / "page.png").convert("RGB")
+    seen = {colour for _, colour in picture.getcolors(1 << 24)}
     assert seen.issuperset(COLOURS), "a commit's line or bars are not there"
 
 
-@needs_chromium
-def test_the_browser_of_these_tests_sees_that_dvcs_own_page_needs_a_network(repository, tmp_path):
+def test_the_browser_of_these_tests_sees_that_dvcs_own_page_needs_a_network(
+    repository, browser, tmp_path
+):
     (repository / ".dvc/config.local").unlink(missing_ok=True)
-    opened = open_page(plots_diff(repository, tmp_path / "out"), tmp_path)
-    assert any("vegaEmbed is not defined" in problem for problem in opened.problems)
-    assert any("not loaded: <script" in problem for problem in opened.problems)
-    assert 'class="marks"' not in opened.dom
+    browser.open(plots_diff(repository, tmp_path / "out"))
+    problems = browser.complaints()
+    assert any("vegaEmbed is not defined" in problem for problem in problems)
+    assert any("Failed to load resource" in problem for problem in problems)
+    assert browser.run(DRAWN) == 0
 
 
 def test_this_repository_names_no_page_that_a_clone_lacks():

@@ -12,7 +12,16 @@ import pytest
 import yaml
 from project import ROOT, environment, run
 from servers import SECRET, Store, folder_store, s3_store, ssh_store
-from tinygraph import DVC, clone, commit, copy_repository, make_repository, repro, set_param
+from tinygraph import (
+    DVC,
+    clone,
+    commit,
+    copy_repository,
+    init_repository,
+    make_repository,
+    repro,
+    set_param,
+)
 
 KINDS = ("folder", "s3", "ssh")
 EVALUATIONS = {"evaluate@sft", "evaluate@int8"}
@@ -62,10 +71,7 @@ def parts(tmp_path_factory):
     (folder / "parts").mkdir(parents=True)
     for i in range(40):
         (folder / "parts" / f"{i}.bin").write_bytes(bytes([i]) * 500_000)
-    run(folder, "git", "init", "-q")
-    run(folder, "git", "config", "user.email", "tests@example.org")
-    run(folder, "git", "config", "user.name", "tests")
-    run(folder, DVC, "init", "-q")
+    init_repository(folder)
     run(folder, DVC, "add", "-q", "parts")
     commit(folder, "parts")
     return folder

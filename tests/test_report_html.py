@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from browser import Browser, find_chromium
 
 from stages.report import SECTIONS
 from supertiny import svg
@@ -319,15 +318,6 @@ def test_every_param_on_the_page_is_a_param_of_the_stage():
     stage = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]["report"]
     assert set(stage["params"]) == {"task", *SECTIONS}
     assert {"supertiny/templates", "constraints.txt"} <= set(stage["deps"])
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    binary = find_chromium()
-    if binary is None:
-        pytest.skip("no Chromium found; `apt-get install chromium` installs one")
-    with Browser(binary, tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -94,13 +94,18 @@ def make_repository(folder: Path) -> Path:
     }  # fmt: skip
     for name, text in files.items():
         (folder / name).write_text(text)
+    init_repository(folder)
+    commit(folder, "graph")
+    return folder
+
+
+def init_repository(folder: Path) -> None:
+    """Make a folder a git and DVC repository with a committer of its own."""
     run(folder, "git", "init", "-q", "-b", "main")
     run(folder, "git", "config", "user.email", "tests@example.org")
     run(folder, "git", "config", "user.name", "tests")
     run(folder, DVC, "init", "-q")
     run(folder, DVC, "config", "core.analytics", "false")
-    commit(folder, "graph")
-    return folder
 
 
 def commit(folder: Path, message: str) -> None:
