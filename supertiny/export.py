@@ -45,6 +45,8 @@ def export_onnx(
     if not (source / "config.json").is_file():
         raise UserError(f"{source}/config.json: not found; run `dvc repro` or `dvc pull` first")
     out.parent.mkdir(parents=True, exist_ok=True)
+    for left in out.parent.glob(f".{out.name}.*"):  # by a killed run
+        shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         built = Path(temporary) / "model"
         _build(source, built, Path(temporary) / "cache", precision, options or {})

@@ -6,21 +6,24 @@ the result good when a source file changed underneath it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from supertiny.errors import UserError
 from supertiny.io import sha256_file
 from supertiny.params import core
 
 STATE_DIR = Path(".supertiny")  # git-ignored: locks, timings, training checkpoints
+SOURCES = ("supertiny", "stages", "tasks")
 _Section = TypeVar("_Section")
 
 
@@ -28,14 +31,23 @@ def run_stage(main: Callable[[_Section], None], section: type[_Section]) -> None
     """Run a stage script's ``main`` with its section of params.yaml; exit code 2 on a user's mistake."""
     started = time.monotonic()
     try:
-        params = core.load(section)
+        values = core.load_all()
+        params = values[section.__name__.lower()]
         print(f"{section.__name__.lower()}: {asdict(params)}", flush=True)  # type: ignore[call-overload]
         sources = _project_sources()
         with _exclusive(_stage_label()):
             main(params)
-        _refuse_changed(sources)
+        _refuse_changed(sources, values, section)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        if not _disk_is_full(error):
+            raise
+        print(
+            f"error: no space left on the disk of {Path.cwd()}; make room and run `dvc repro` again",
+            file=sys.stderr,
+        )
         sys.exit(2)
     _log_time(_stage_label(), time.monotonic() - started)
 
@@ -63,23 +75,45 @@ def _stage_label() -> str:
     return "-".join([Path(sys.argv[0]).stem, *sys.argv[1:]]).replace("/", "_")
 
 
-def _project_sources() -> dict[Path, str]:
-    root = Path.cwd()
+def _loaded() -> set[Path]:
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    paths = {Path(file) for file in files if file and Path(file).is_relative_to(root)}
-    inside = {path for path in paths if "site-packages" not in path.parts}
-    return {path: sha256_file(path) for path in inside}
+    return {Path(file) for file in files if file}
 
 
-def _refuse_changed(sources: dict[Path, str]) -> None:
-    # DVC hashes a stage's deps after its command: without this, an edit made while the stage ran
-    # would be recorded as the code that made the result.
-    changed = [str(path) for path, digest in sources.items() if sha256_file(path) != digest]
+def _project_sources() -> dict[Path, str]:
+    # Also what is imported only later, and the task's files that are no code.
+    root = Path.cwd()
+    inside = {path for path in _loaded() if path.is_relative_to(root)}
+    for name in SOURCES:
+        inside |= {path for path in (root / name).rglob("*") if path.is_file()}
+    left_out = {"site-packages", "__pycache__"}
+    return {path: sha256_file(path) for path in inside if left_out.isdisjoint(path.parts)}
+
+
+def _refuse_changed(sources: dict[Path, str], values: dict[str, Any], section: type) -> None:
+    # DVC hashes a stage's deps and reads its params after its command: without this, an edit made
+    # while the stage ran would be recorded as what made the result.
+    loaded, task = _loaded(), Path.cwd() / "tasks" / values["task"]
+    read = [path for path in sources if path in loaded or path.is_relative_to(task)]
+    changed = [str(path) for path in read if not _is(path, sources[path])]
+    now = core.load_all()
+    keys = ("task", section.__name__.lower())
+    changed += [f"params.yaml: {key}" for key in keys if now[key] != values[key]]
     if changed:
         raise UserError(
             f"source changed while the stage ran: {', '.join(sorted(changed))}; "
-            "the result is not of the code that stands there now; run `dvc repro` again"
+            "the result is not of what stands there now; run `dvc repro` again"
         )
+
+
+def _is(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256_file(path) == digest
+
+
+def _disk_is_full(error: Exception) -> bool:
+    # torch and safetensors tell it in words of their own, or not at all.
+    told = getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error)
+    return told or shutil.disk_usage(Path.cwd()).free < 2**20
 
 
 @contextmanager
