@@ -14,11 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from supertiny import plots, report_html
-from supertiny.io import write_text
+from supertiny.io import read_tsv, write_text
 from supertiny.metrics import confusion
 from supertiny.params.core import load_all
 from supertiny.params.report import Report
-from supertiny.report import SPLITS, Sources, Variant, read_tsv, read_variant, render, results_table
+from supertiny.report import SPLITS, Sources, Variant, read_variant, render, results_table
 from supertiny.stage import run_stage
 from supertiny.task import load_task
 

@@ -99,7 +99,7 @@ def render_call(call: ToolCall, tools: Mapping[str, Tool]) -> str:
     known = [key for key in tool.properties if key in call.arguments]
     extra = sorted(key for key in call.arguments if key not in tool.properties)
     lines = [tool.alias]
-    lines += [f"{tool.word(key)} {_encode(call.arguments[key])}" for key in known + extra]
+    lines += [f"{tool.word(key)} {render_value(call.arguments[key])}" for key in known + extra]
     return "\n".join(f" {line}" for line in lines)
 
 
@@ -153,7 +153,8 @@ def _read_lines(text: str, tools: Mapping[str, Tool]) -> ToolCall:
     return ToolCall(tool.name, arguments)
 
 
-def _encode(value: Any) -> str:
+def render_value(value: Any) -> str:
+    """An argument's value as it stands in the student's text: a bare string or JSON on one line."""
     if isinstance(value, str) and _stands_bare(value):
         return value
     return json.dumps(value, ensure_ascii=False, allow_nan=False)

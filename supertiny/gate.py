@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from supertiny.io import read_json
+from supertiny.io import read_json, read_tsv
 from supertiny.params.gate import Gate
-from supertiny.report import read_tsv
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from supertiny.calls import NO_CALL, Tool, ToolCall, render_call
+from supertiny.calls import NO_CALL, Tool, render_call, render_value
 
 # A string that would read as JSON stands in quotes in the student's form, so it is no bare one.
 _JSON = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|true|false|null"
@@ -48,7 +48,7 @@ def _value(schema: Mapping[str, Any], terminals: dict[tuple[int, int | None], st
         return " | ".join(_value({**rest, **part}, terminals) for part in schema["anyOf"])
     if "enum" in schema or "const" in schema:
         values = schema.get("enum", [schema.get("const")])
-        return " | ".join(_literal(_written(value)) for value in values)
+        return " | ".join(_literal(render_value(value)) for value in values)
     quoted = f"%json {json.dumps(_plain(schema))}"
     types = schema.get("type", "string")
     if "string" not in ([types] if isinstance(types, str) else types):
@@ -63,12 +63,6 @@ def _bare(shortest: int, longest: int | None) -> str:
     if shortest <= 1 and longest is None:
         return text
     return f"{text} & /{_INNER}{{{shortest},{'' if longest is None else longest}}}/"
-
-
-def _written(value: Any) -> str:
-    """A value as it stands in the student's text, read off a call that has no other argument."""
-    tool = Tool("", "", "", {"properties": {"v": {}}})
-    return render_call(ToolCall("", {"v": value}), {"": tool}).removeprefix(" \n v ")
 
 
 def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:

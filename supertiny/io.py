@@ -5,6 +5,7 @@ A reader never sees a half-written file: content goes to a sibling first and is 
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -71,6 +72,19 @@ def write_tsv(path: Path | str, header: list[str], rows: Iterable[Iterable[Any]]
     lines = ["\t".join(header)]
     lines += ["\t".join(str(cell) for cell in row) for row in rows]
     write_text(path, "\n".join(lines) + "\n")
+
+
+def read_tsv(path: Path | str) -> list[dict[str, str]]:
+    """Rows of a tab-separated table with a header line.
+
+    Raises:
+        UserError: the file is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: file not found; run `dvc repro` or `dvc pull` first")
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
 
 
 def read_json(path: Path | str) -> Any:

@@ -7,7 +7,6 @@ name, so a result of a variant that was dropped can lie about and is never read.
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from supertiny.errors import UserError
-from supertiny.io import read_json, read_jsonl
+from supertiny.io import read_json, read_jsonl, read_tsv
 from supertiny.metrics import paired_bootstrap
 from supertiny.params.report import Report
 from supertiny.task import Task
@@ -75,18 +74,6 @@ def read_variant(sources: Sources, name: str, benchmarked: bool) -> Variant:
         tools=read_tsv(folder / f"{name}.tools.tsv"),
         bench=read_json(sources.benchmarks / f"{name}.json") if benchmarked else None,
     )
-
-
-def read_tsv(path: Path) -> list[dict[str, str]]:
-    """Rows of a tab-separated table with a header line.
-
-    Raises:
-        UserError: the file is missing.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: file not found; run `dvc repro` or `dvc pull` first")
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
 
 
 def results_table(variants: Sequence[Variant]) -> str:

@@ -20,7 +20,7 @@ import jinja2
 from supertiny import svg
 from supertiny.calls import NO_CALL, call_from_json, canonical
 from supertiny.errors import UserError
-from supertiny.io import read_json, read_jsonl, sha256_file
+from supertiny.io import read_json, read_jsonl, read_tsv, sha256_file
 from supertiny.metrics import UNPARSABLE, confusion, predicted_name, wilson_interval
 from supertiny.params.report import Report
 from supertiny.report import (
@@ -35,7 +35,6 @@ from supertiny.report import (
     percent,
     points,
     ranked_tools,
-    read_tsv,
     slice_names,
     steps,
     wrong_answers,

@@ -33,7 +33,7 @@ def run_stage(main: Callable[[_Section], None], section: type[_Section]) -> None
     try:
         values = core.load_all()
         params = values[section.__name__.lower()]
-        print(f"{section.__name__.lower()}: {asdict(params)}", flush=True)  # type: ignore[call-overload]
+        print(f"{section.__name__.lower()}: {asdict(params)}", flush=True)
         sources = _project_sources()
         with _exclusive(_stage_label()):
             main(params)

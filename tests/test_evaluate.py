@@ -16,9 +16,8 @@ from supertiny.evaluate import (
     torch_answers,
     write_results,
 )
-from supertiny.io import read_json, read_jsonl, write_jsonl
+from supertiny.io import read_json, read_jsonl, read_tsv, write_jsonl
 from supertiny.params.evaluate import Evaluate
-from supertiny.report import read_tsv
 from supertiny.task import load_task
 
 PARAMS = Evaluate(batch_size=4, max_new_tokens=40, threads=1, few_shot=3, few_shot_max_new_tokens=5)

@@ -139,8 +139,7 @@ def test_results_on_different_rows_are_a_user_error(project, lamps):
 
 def variant(lamps, tmp_path, name, right, bench=None):
     out = Outputs.of(name, tmp_path, tmp_path)
-    from supertiny.io import read_jsonl
-    from supertiny.report import read_tsv
+    from supertiny.io import read_jsonl, read_tsv
 
     write_results(lamps, ROWS, answers(lamps, right), out)
     return Variant(

@@ -94,6 +94,7 @@ class Gold:
         self._numbers = get_rbnf_engine(grammar.LANGUAGE)
         self._templates = self._load_templates()
         self._split_of_template, self._held_out_skeletons = self._split_templates()
+        self.lists.add_train_only(params.seed, params.held_out_share)
         self._out_of_scope_templates = []
         for template in _templates(grammar.own_grammar("train_only/*.yaml"), "natural"):
             if template.tool == NO_CALL.name:
@@ -344,14 +345,7 @@ class Gold:
                     # As many again from templates: the lists alone are too short to say what of a
                     # home's own words is no command. Dev and test know only what people wrote.
                     yield self._out_of_scope_from_template(rng)
-                yield {
-                    "query": query,
-                    "call": NO_CALL.to_json(),
-                    "source": "out_of_scope",
-                    "template": "",
-                    "names": [],
-                    "slices": ["out_of_scope"],
-                }
+                yield _no_call(query)
 
     def _out_of_scope_from_template(self, rng: random.Random) -> dict[str, Any]:
         while True:
@@ -360,14 +354,24 @@ class Gold:
             if not _NONSENSE.search(noise.join(draft.pieces)):
                 break
         noisy = rng.random() < self.params.noise_share
+        query = noise.speak(draft.pieces, rng, noisy=noisy, polite=False, chatty=True)
         return {
-            "query": noise.speak(draft.pieces, rng, noisy=noisy, polite=False, chatty=True),
-            "call": NO_CALL.to_json(),
-            "source": "out_of_scope",
+            **_no_call(query),
             "template": skeleton_key(template, draft),
             "names": sorted(draft.names),
-            "slices": sorted(["noise" if noisy else "clean", "out_of_scope"]),
+            "slices": ["noise" if noisy else "clean", "out_of_scope"],
         }
+
+
+def _no_call(query: str) -> dict[str, Any]:
+    return {
+        "query": query,
+        "call": NO_CALL.to_json(),
+        "source": "out_of_scope",
+        "template": "",
+        "names": [],
+        "slices": ["out_of_scope"],
+    }
 
 
 def load(params: Prepare) -> Gold:

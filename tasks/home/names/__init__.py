@@ -47,15 +47,19 @@ class NameLists:
             names = [name for name in path.read_text(encoding="utf-8").splitlines() if name]
             if path.stem in MEDIA_LISTS:
                 names = [name for name in names if not _MEDIUM.search(name)]
-            shares = _split(seed, held_out, sorted(set(names) - _CLASS_WORDS))
-            more = FOLDER / "train_only" / path.name
-            if more.is_file():
-                # Put together from words, so that train meets many; one whose hash belongs to a
-                # held-out split is dropped, and what dev and test draw from stays as it is.
-                made = sorted({*more.read_text(encoding="utf-8").splitlines()} - _CLASS_WORDS)
-                kept = _split(seed, held_out, made)["train"]
-                shares["train"] = sorted({*shares["train"], *kept})
-            self._splits[path.stem] = shares
+            self._splits[path.stem] = _split(seed, held_out, sorted(set(names) - _CLASS_WORDS))
+
+    def add_train_only(self, seed: int, held_out: float) -> None:
+        """Let train draw from the longer lists, too, put together from words.
+
+        A name whose hash belongs to a held-out split is left out. Not part of the lists from the
+        start: which phrasings are held out is found by drawing, and longer lists draw otherwise.
+        """
+        for path in sorted((FOLDER / "train_only").glob("*.txt")):
+            shares = self._splits[path.stem]
+            made = sorted({*path.read_text(encoding="utf-8").splitlines()} - _CLASS_WORDS)
+            kept = _split(seed, held_out, made)["train"]
+            shares["train"] = sorted({*shares["train"], *kept})
 
     def has(self, list_name: str) -> bool:
         """Whether there is a list of that name."""
