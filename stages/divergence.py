@@ -23,7 +23,7 @@ def main(params: Divergence) -> None:
     made = sorted(path.name for path in ONNX.iterdir()) if ONNX.is_dir() else []
     variant = one_argument(made, "the variants in models/onnx")
     rows = spread(read_jsonl("data/queries/dev.jsonl"), params.rows)
-    metrics = divergence(Path("models/sft"), ONNX / variant, rows, load_task(task_name()))
+    metrics = divergence(Path("models/tiny"), ONNX / variant, rows, load_task(task_name()))
     write_json(f"metrics/divergence/{variant}.json", metrics)
 
 

@@ -3,9 +3,9 @@
 Right means equivalent to the gold call (`supertiny.calls.canonical`); no partial credit except in
 `soft_score`. Honest limits: gold comes from the task's grammar and its own sentences, so the
 numbers hold for inputs like those; the untrained `base` is shown the tools and a few examples and
-could do better with more prompt work; answers are greedy and unconstrained, one seedless pass.
+could do better with more prompt work; answers are greedy, those of PyTorch unconstrained.
 
-    python -m stages.evaluate VARIANT      # rules, base, sft, fp32, int8, int4
+    python -m stages.evaluate VARIANT      # rules, base, sft, rl, pruned, tiny, fp32, int8, int4
 """
 
 from pathlib import Path
@@ -27,7 +27,9 @@ from supertiny.task import Task, load_task
 
 QUERIES = Path("data/queries")
 MODELS = Path("models")
-VARIANTS = ("rules", "base", "sft", "fp32", "int8", "int4")
+TORCH = ("sft", "rl", "pruned", "tiny")
+ONNX = ("fp32", "int8", "int4")
+VARIANTS = ("rules", "base", *TORCH, *ONNX)
 
 
 def main(params: Evaluate) -> None:
@@ -53,8 +55,8 @@ def _answers(variant: str, task: Task, queries: list[str], params: Evaluate) -> 
     if variant == "base":
         train = read_queries(QUERIES / "train.jsonl", task)
         return few_shot_answers(task, MODELS / "base", train, queries, params)
-    if variant == "sft":
-        return torch_answers(task, MODELS / "sft", queries, params)
+    if variant in TORCH:
+        return torch_answers(task, MODELS / variant, queries, params)
     return onnx_answers(task, MODELS / "onnx" / variant, queries, params)
 
 

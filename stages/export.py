@@ -14,7 +14,7 @@ from supertiny.params.export import Export
 from supertiny.stage import run_stage
 from supertiny.task import load_task
 
-SOURCE = Path("models/sft")
+SOURCE = Path("models/tiny")
 OUT = Path("models/onnx/fp32")
 
 

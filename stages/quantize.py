@@ -16,7 +16,7 @@ from supertiny.quantize import quantize_onnx
 from supertiny.stage import one_argument, run_stage
 from supertiny.task import load_task
 
-SOURCE = Path("models/sft")
+SOURCE = Path("models/tiny")
 
 
 def main(params: Quantize) -> None:

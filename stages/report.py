@@ -27,9 +27,14 @@ METRICS = Path("metrics")
 CONSTRAINTS = Path("constraints.txt")
 # Those of the graph's stages: a param shown must be a param of this stage in dvc.yaml.
 SECTIONS = (
-    "fetch", "prepare", "sft", "export", "quantize", "evaluate", "benchmark", "divergence", "gate",
-    "bundle", "report",
+    "fetch", "prepare", "sft", "rl", "logits", "prune", "distill", "export", "quantize", "evaluate",
+    "benchmark", "divergence", "gate", "bundle", "report",
 )  # fmt: skip
+_STUDENT, _PRUNED = METRICS / "train" / "sft.json", METRICS / "prune.json"
+PARAMETERS = {
+    **dict.fromkeys(("base", "sft", "rl"), _STUDENT),
+    **dict.fromkeys(("pruned", "tiny", "fp32", "int8", "int4"), _PRUNED),
+}
 COMMANDS = ("dvc repro          # everything, from the base weights to this report", "dvc pull")
 
 
@@ -46,12 +51,17 @@ def main(params: Report) -> None:
         origin=Path("models/base/SOURCE.json"),
         loss=METRICS / "train" / "sft_loss.tsv",
         tables={
-            "Training metrics": METRICS / "train" / "sft.json",
+            "Training: sft": _STUDENT,
+            "Training: rl": METRICS / "train" / "rl.json",
+            "The teacher's captured log-probabilities": METRICS / "train" / "logits.json",
+            "Pruning": _PRUNED,
+            "Training: distill": METRICS / "train" / "distill.json",
             "Leakage": METRICS / "prepare.json",
             "Parity: export": METRICS / "export.json",
             **parity,
             "Gate": METRICS / "gate.json",
         },
+        parameters=PARAMETERS,
     )
     variants = [read_variant(sources, name, name in chosen.bench) for name in chosen.variants]
     images = {"loss": "loss.png", "confusion": "confusion.png"}

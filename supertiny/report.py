@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,11 +32,13 @@ class Variant:
     predictions: Sequence[Mapping[str, Any]]
     tools: Sequence[Mapping[str, str]]
     bench: Mapping[str, float] | None
+    parameters: int | None = None  # of its model, a tied head once
 
 
 class Step(NamedTuple):
     """What the step from one variant to the next brings: points of exact match (shares of 1) on the
-    same inputs with their paired 95% interval, and how many inputs it turned right and wrong."""
+    same inputs with their paired 95% interval, how many inputs it turned right and wrong, and what
+    the model after it has: parameters, and megabytes if it was benchmarked."""
 
     before: str
     after: str
@@ -45,11 +47,17 @@ class Step(NamedTuple):
     high: float
     fixed: int
     broken: int
+    parameters: int | None
+    megabytes: float | None
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the numbers lie; `tables` are JSON files shown key by key under their titles."""
+    """Where the numbers lie.
+
+    `tables` are JSON files shown key by key under their titles; `parameters` are those with the key
+    ``parameters``, by the variant whose model it counts.
+    """
 
     evaluations: Path
     benchmarks: Path
@@ -58,6 +66,7 @@ class Sources:
     origin: Path
     loss: Path
     tables: Mapping[str, Path]
+    parameters: Mapping[str, Path] = field(default_factory=dict)
 
 
 def read_variant(sources: Sources, name: str, benchmarked: bool) -> Variant:
@@ -73,6 +82,9 @@ def read_variant(sources: Sources, name: str, benchmarked: bool) -> Variant:
         predictions=read_jsonl(folder / f"{name}.predictions.jsonl"),
         tools=read_tsv(folder / f"{name}.tools.tsv"),
         bench=read_json(sources.benchmarks / f"{name}.json") if benchmarked else None,
+        parameters=read_json(sources.parameters[name])["parameters"]
+        if name in sources.parameters
+        else None,
     )
 
 
@@ -188,7 +200,9 @@ def steps(variants: Sequence[Variant], params: Report) -> list[Step]:
         change = paired_bootstrap(old, new, params.seed, params.bootstrap_rounds)
         fixed = sum(n and not o for o, n in zip(old, new, strict=True))
         broken = sum(o and not n for o, n in zip(old, new, strict=True))
-        found.append(Step(before.name, after.name, *change, fixed, broken))
+        size = after.bench["size_mb"] if after.bench else None
+        names = (before.name, after.name)
+        found.append(Step(*names, *change, fixed, broken, after.parameters, size))
     return found
 
 
@@ -201,10 +215,13 @@ def steps_table(variants: Sequence[Variant], params: Report) -> str:
             f"{points(step.low)} to {points(step.high)}",
             str(step.fixed),
             str(step.broken),
+            f"{step.parameters / 1e6:.1f} M" if step.parameters else "-",
+            f"{step.megabytes:.0f}" if step.megabytes else "-",
         ]
         for step in steps(variants, params)
     ]
-    return table(["step", "points", "95% interval", "inputs fixed", "inputs broken"], rows)
+    header = ["step", "points", "95% interval", "inputs fixed", "inputs broken"]
+    return table([*header, "parameters after it", "MB after it"], rows)
 
 
 def slices_table(variants: Sequence[Variant]) -> str:

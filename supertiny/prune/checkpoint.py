@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from supertiny.io import read_json, replace_folder, write_json, write_text
 from supertiny.prune.vocabulary import renumber_tokenizer_config
 
+KEPT_TOKENS = "kept_tokens.json"  # old ids in the order of the new ones, for distillation
 _TOKENIZER_TEXTS = ("chat_template.jinja",)  # hold no ids, so they stay as they are
 
 
@@ -28,6 +29,7 @@ def save(
         model.save_pretrained(partial)
         # Not through transformers, whose tokenizer classes may build their own pre-tokenizer.
         write_text(partial / "tokenizer.json", tokenizer.to_str(pretty=True))
+        write_json(partial / KEPT_TOKENS, list(kept))
         settings = read_json(source / "tokenizer_config.json")
         write_json(partial / "tokenizer_config.json", renumber_tokenizer_config(settings, kept))
         for name in _TOKENIZER_TEXTS:
