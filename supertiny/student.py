@@ -147,10 +147,10 @@ class TorchStudent:
         text: Any = self.tokenizer.decode(row, clean_up_tokenization_spaces=False)
         return text
 
-    def _forward(
-        self, ids: torch.Tensor, visible: torch.Tensor, cache: DynamicCache, offset: int
-    ) -> list[int]:
-        """Greedy next token of each row.
+    def next_logits(
+        self, ids: torch.Tensor, visible: torch.Tensor, cache: DynamicCache, offset: int = 0
+    ) -> torch.Tensor:
+        """Logits of each row's next token, shape (batch, vocabulary), fp32; the cache grows by ``ids``.
 
         Args:
             ids: new tokens, (batch, new).
@@ -163,7 +163,7 @@ class TorchStudent:
         hidden = ~(causal & visible[:, None, :])[:, None]
         # The lowest finite number and not -inf: a padding position sees nothing at all.
         mask = torch.zeros(hidden.shape).masked_fill(hidden, torch.finfo(torch.float32).min)
-        logits = self.model(
+        logits: torch.Tensor = self.model(
             input_ids=ids.to(self.device),
             attention_mask=mask.to(self.device),
             position_ids=positions.to(self.device),
@@ -172,7 +172,13 @@ class TorchStudent:
             logits_to_keep=1,
             shared_prefix=self.prefix if offset else None,
         ).logits
-        return logits[:, -1].argmax(-1).tolist()
+        return logits[:, -1]
+
+    def _forward(
+        self, ids: torch.Tensor, visible: torch.Tensor, cache: DynamicCache, offset: int
+    ) -> list[int]:
+        """Greedy next token of each row; arguments as of `next_logits`."""
+        return self.next_logits(ids, visible, cache, offset).argmax(-1).tolist()
 
 
 def _shared_prefix_attention(

@@ -10,7 +10,7 @@ import yaml
 from project import make_project, run
 
 STAGES = {
-    "fetch", "prepare", "sft", "export", "quantize@int8", "evaluate@rules", "evaluate@base",
+    "fetch", "prepare", "sft", "rl", "export", "quantize@int8", "evaluate@rules", "evaluate@base",
     "evaluate@sft", "evaluate@fp32", "evaluate@int8", "benchmark@fp32", "benchmark@int8",
     "divergence@int8", "gate", "bundle", "report",
 }  # fmt: skip
@@ -84,7 +84,7 @@ def test_a_changed_sft_param_reruns_sft_and_what_is_behind_it(project):
     finally:
         params.write_text(before)
     assert planned == {
-        "sft", "export", "quantize@int8", "evaluate@sft", "evaluate@fp32", "evaluate@int8",
+        "sft", "rl", "export", "quantize@int8", "evaluate@sft", "evaluate@fp32", "evaluate@int8",
         "benchmark@fp32", "benchmark@int8", "divergence@int8", "gate", "bundle", "report",
     }  # fmt: skip
 
