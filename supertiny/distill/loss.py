@@ -59,7 +59,7 @@ def ckd_loss(
     teacher_log_probs: torch.Tensor,
     labels: torch.Tensor,
     weights: Weights,
-    positions: int | torch.Tensor | None = None,
+    positions: float | torch.Tensor | None = None,
 ) -> Loss:
     """Top-k forward KL, tail penalty and cross-entropy of the answer.
 

@@ -1,0 +1,272 @@
+"""Training on captured log-probabilities, in one process or several, resumable to the same weights."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import AutoConfig, AutoTokenizer
+from transformers.trainer_utils import get_last_checkpoint
+
+from supertiny.distill.answers import answer_logits
+from supertiny.distill.lessons import Lesson
+from supertiny.distill.loss import DROPPED, Loss, Weights, ckd_loss
+from supertiny.errors import UserError
+from supertiny.io import replace_folder
+from supertiny.packing import IGNORED, PackedCollator
+from supertiny.params.distill import Distill
+from supertiny.sft import (
+    AnswerLossTrainer,
+    _arguments,
+    _checkpoint_folder,
+    _load_model,
+    _MarkComplete,
+    answer_losses,
+    hardest,
+    use_bf16,
+)
+
+_TERMS = ("forward_kl", "tail", "cross_entropy")
+_WEIGHTS = {".safetensors", ".bin"}
+_Item = TypeVar("_Item")
+_Row = dict[str, Any]  # input_ids, labels, and lesson: the place in the list of lessons
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run's checkpoints depend on beside the student and the tokens of the lessons."""
+
+    params: Distill
+    logits_sha256: str
+
+
+def lesson_loss(
+    model: Any,
+    rows: Sequence[_Row],
+    lessons: Sequence[Lesson],
+    pack: PackedCollator,
+    weights: Weights,
+    positions: float | None = None,
+) -> Loss:
+    """`ckd_loss` of a model on rows of the dataset; cross-entropy on gold answers alone.
+
+    Args:
+        positions: answer tokens that the sums are divided by; those of these rows if None.
+    """
+    logits, labels = answer_logits(model, pack(list(rows)))
+    taught = [lessons[row["lesson"]] for row in rows]
+    ids = torch.cat([lesson.teacher_ids for lesson in taught]).to(logits.device)
+    log_probs = torch.cat([lesson.teacher_log_probs for lesson in taught]).to(logits.device)
+    own = [torch.full((len(lesson.teacher_ids),), not lesson.gold) for lesson in taught]
+    labels = labels.masked_fill(torch.cat(own).to(labels.device), IGNORED)
+    count = len(labels) if positions is None else positions
+    return ckd_loss(logits, ids, log_probs, labels, weights, count)
+
+
+class DistillTrainer(AnswerLossTrainer):
+    """Distillation on those rows of a batch whose answers the student finds least likely.
+
+    With several processes each one scores and trains on its part of the rows, and all pick the same
+    ones: a step is that of one process with the whole batch.
+    """
+
+    def __init__(self, *, lessons: Sequence[Lesson], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.lessons = lessons
+        self.weights = Weights(*(getattr(self.params, name) for name in _TERMS))
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """The distillation loss of this process's part of the rows picked."""
+        del return_outputs, num_items_in_batch  # of evaluation and accumulation, which are not used
+        rows = gather_object(inputs["rows"])
+        if self.params.candidates > 1:
+            rows = self._pick(model, rows)
+        # Gradients are averaged over the processes: each one's sums count as many times.
+        positions = sum(map(_answer_length, rows)) / self.accelerator.num_processes
+        loss = lesson_loss(
+            model, self._part(rows), self.lessons, self.pack, self.weights, positions
+        )
+        found = gather_object([[getattr(loss, name).item() for name in _TERMS]])
+        for name, values in zip(_TERMS, zip(*found, strict=True), strict=True):
+            self._metrics["train"][name].append(statistics.fmean(values))
+        return loss.total
+
+    def _pick(self, model: Any, rows: list[_Row]) -> list[_Row]:
+        plain = self.accelerator.unwrap_model(model)
+
+        def score(scored: list[_Row]) -> list[float]:
+            part = self._part(scored)
+            with torch.no_grad():
+                tokens = answer_losses(plain, self.pack(part))
+            answers = tokens.split([_answer_length(row) for row in part])
+            return gather_object([answer.sum().item() for answer in answers])
+
+        size, easy = self.params.batch_size, self.params.easy_loss
+        picked, losses = hardest(rows, score, size, easy)
+        # The first rows scored were not picked for anything: theirs is the loss of a new row.
+        first = rows[:size]
+        unseen = sum(losses[: len(first)]) / sum(map(_answer_length, first))
+        self._metrics["train"]["unseen_loss"].append(unseen)
+        hard = statistics.fmean(loss >= easy for loss in losses)
+        self._metrics["train"]["hard_share"].append(hard)
+        return picked
+
+    def _part(self, rows: list[_Item]) -> list[_Item]:
+        """This process's part of what all of them have."""
+        size = math.ceil(len(rows) / self.accelerator.num_processes)
+        start = self.accelerator.process_index * size
+        return rows[start : start + size]
+
+
+def train(
+    student: Path,
+    lessons: Sequence[Lesson],
+    logits_sha256: str,
+    params: Distill,
+    state: Path,
+    out: Path,
+    report: Callable[[dict[str, Any], list[dict[str, float]]], None],
+) -> None:
+    """Distil into the model in folder ``student`` and write it, with its tokenizer, to ``out``.
+
+    Args:
+        logits_sha256: of the file the lessons come from.
+        state: folder for checkpoints, outside DVC's outs; a run with the same student, lessons and
+            params goes on from the last one there, and another run starts anew.
+        report: takes the final metrics (flat, no times) and the loss curve, before ``state`` is
+            removed; called in one process only.
+
+    Raises:
+        UserError: params that do not fit each other or the model, or nothing to learn from.
+    """
+    lessons = usable(lessons, params)
+    check(student, params)
+    dataset = Dataset.from_list(
+        [
+            {"input_ids": lesson.input_ids, "labels": lesson.labels, "lesson": at}
+            for at, lesson in enumerate(lessons)
+        ]
+    )
+    settings: Any = params  # has all that is read of fine-tuning's params
+    run: Any = _Run(params, logits_sha256)
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    with processes.main_process_first():
+        checkpoints = _checkpoint_folder(state, student, dataset, run)
+    tokenizer = AutoTokenizer.from_pretrained(student)
+    model = _load_model(student, settings)
+    arguments = _arguments(settings, checkpoints, len(dataset))
+    arguments.per_device_train_batch_size //= processes.num_processes
+    trainer = DistillTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        pack=PackedCollator(params.pad_to_multiple, tokenizer.eos_token_id),
+        params=settings,
+        lessons=lessons,
+        callbacks=[_MarkComplete()],
+    )
+    result = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
+    if processes.is_main_process:
+        curve = _curve(trainer.state.log_history)
+        _save(trainer.accelerator.unwrap_model(trainer.model), student, out)
+        report(_metrics(result.global_step, lessons, curve, model, params), curve)
+        shutil.rmtree(state)  # the finished model is an out now; a new run must not find half of it
+    processes.wait_for_everyone()
+
+
+def usable(lessons: Sequence[Lesson], params: Distill) -> list[Lesson]:
+    """The lessons that these weights learn from: without the teacher only those with gold answers.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not any(getattr(params, name) for name in _TERMS):
+        raise UserError(f"distill: found 0 for each of {', '.join(_TERMS)}; one must be more")
+    with_teacher = params.forward_kl or params.tail
+    found = [lesson for lesson in lessons if with_teacher or lesson.gold]
+    if not found:
+        raise UserError(
+            "distill: no captured row has only tokens that the student has; "
+            "check models/pruned, or capture more with logits.rows"
+        )
+    return found
+
+
+def check(student: Path, params: Distill) -> None:
+    """Raises `UserError` for params that do not fit each other or the model."""
+    layers = AutoConfig.from_pretrained(student).num_hidden_layers
+    if params.frozen_layers > layers:
+        raise UserError(
+            f"distill.frozen_layers: found {params.frozen_layers}, the model has {layers} layers"
+        )
+    if params.batch_size % params.num_processes:
+        raise UserError(
+            f"distill.batch_size: found {params.batch_size}, expected a multiple of "
+            f"distill.num_processes, {params.num_processes}"
+        )
+
+
+def _metrics(
+    steps: int, lessons: list[Lesson], curve: list[dict[str, float]], model: Any, params: Distill
+) -> dict[str, Any]:
+    ids = torch.cat([lesson.teacher_ids for lesson in lessons])
+    log_probs = torch.cat([lesson.teacher_log_probs for lesson in lessons])
+    mass = log_probs.masked_fill(ids == DROPPED, -torch.inf).double().exp().sum() / len(ids)
+    last = {f"final_{name}": curve[-1][name] for name in ("loss", "unseen_loss", *_TERMS)}
+    return {
+        "rows": len(lessons),
+        "own_rows": sum(not lesson.gold for lesson in lessons),
+        "steps": steps,
+        "answer_tokens": len(ids),
+        "mean_teacher_mass": round(mass.item(), 6),
+        **last,
+        "final_hard_share": curve[-1]["hard_share"],
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "bf16": int(use_bf16(params.precision)),
+    }
+
+
+def _curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [
+        {
+            "step": int(entry["step"]),
+            "loss": round(entry["loss"], 6),
+            "unseen_loss": round(entry.get("unseen_loss", entry["cross_entropy"]), 6),
+            "hard_share": round(entry.get("hard_share", 1.0), 4),
+            **{name: round(entry[name], 6) for name in _TERMS},
+            "learning_rate": float(f"{entry['learning_rate']:.4g}"),
+        }
+        for entry in history
+        if "loss" in entry
+    ]
+
+
+def _save(model: Any, student: Path, out: Path) -> None:
+    model.config.use_cache = True
+    with replace_folder(out) as partial:
+        model.save_pretrained(partial)
+        # The tokenizer's own files: transformers could write a cut one with other rules.
+        for file in sorted(student.iterdir()):
+            if file.suffix not in _WEIGHTS and not (partial / file.name).exists():
+                shutil.copyfile(file, partial / file.name)
+
+
+def _answer_length(row: _Row) -> int:
+    return len(row["labels"]) - row["labels"].count(IGNORED)
