@@ -1,4 +1,5 @@
-"""Write the report: reports/report.html, reports/report.md, the short table reports/results.md, figures.
+"""Write the report: reports/report.html and report.md, the short table reports/results.md, figures,
+and metrics/summary.json, the few numbers that a change is judged by.
 
 Reads only what earlier stages wrote, for the variants named on the command line in the order of the
 way from the baseline to the tiny model; the last one is the one that ships. Honest limits: each
@@ -14,11 +15,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 from supertiny import plots, report_html
-from supertiny.io import read_tsv, write_text
+from supertiny.io import read_tsv, write_json, write_text
 from supertiny.metrics import confusion
 from supertiny.params.core import load_all
 from supertiny.params.report import Report
-from supertiny.report import SPLITS, Sources, Variant, read_variant, render, results_table
+from supertiny.report import (
+    SPLITS,
+    Sources,
+    Variant,
+    read_variant,
+    render,
+    results_table,
+    summary,
+)
 from supertiny.stage import run_stage
 from supertiny.task import load_task
 
@@ -80,6 +89,7 @@ def main(params: Report) -> None:
         [float(point["unseen_loss"]) for point in curve],
     )
     plots.confusion_matrix(OUT / images["confusion"], confusion(variants[-1].predictions))
+    write_json(METRICS / "summary.json", summary(variants))
     write_text(OUT / "results.md", results_table(variants) + "\n")
     write_text(OUT / "report.md", page)
     write_text(OUT / "report.html", html)

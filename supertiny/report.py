@@ -161,6 +161,22 @@ def render(
     return "\n\n".join(parts) + "\n"
 
 
+def summary(variants: Sequence[Variant]) -> dict[str, float]:
+    """The few numbers that a change is judged by, flat, for `dvc metrics diff`.
+
+    Exact match of every variant; of the last, which ships, also what the whole job takes.
+    """
+    last = variants[-1]
+    found = {f"{variant.name}_exact_match": variant.metrics["exact_match"] for variant in variants}
+    for key in ("no_call_precision", "no_call_recall"):
+        found[f"shipped_{key}"] = last.metrics[key]
+    if last.parameters:
+        found["shipped_parameters"] = last.parameters
+    for key in ("size_mb", "latency_p50_ms") if last.bench else ():
+        found[f"shipped_{key}"] = last.bench[key]
+    return found
+
+
 def check_same_rows(variants: Sequence[Variant]) -> None:
     """Raises `UserError` unless all variants answered the same rows with the same gold."""
     seen = [[(row["id"], row["gold"]) for row in variant.predictions] for variant in variants]

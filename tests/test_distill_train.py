@@ -346,6 +346,7 @@ def test_checkpoints_of_other_logits_are_not_taken_up(
     student, taught_model, store, lamps, tmp_path, monkeypatch
 ):
     """The name of the folder that a run looks for checkpoints in."""
+
     class Stop(Exception):
         pass
 

@@ -73,7 +73,10 @@ def project(tmp_path, lamps):
     write_json(tmp_path / "metrics/prepare.json", {"leak_test_queries": 0})
     write_json(tmp_path / "metrics/export.json", {"max_logit_difference": 0.00013})
     write_json(tmp_path / "metrics/quantize/int8.json", {"kl": {"mean": 0.004}})
-    write_json(tmp_path / "metrics/train/sft.json", {"final_loss": 0.02})
+    write_json(tmp_path / "metrics/train/sft.json", {"final_loss": 0.02, "parameters": 134_500_000})
+    write_json(tmp_path / "metrics/prune.json", {"parameters": 87_400_000})
+    for name in ("rl", "logits", "distill"):
+        write_json(tmp_path / f"metrics/train/{name}.json", {f"of_{name}": 1})
     curve = [[step, 5 / step, 4 / step] for step in range(1, 40)]
     write_tsv(tmp_path / "metrics/train/sft_loss.tsv", ["step", "loss", "unseen_loss"], curve)
     write_json(tmp_path / "metrics/gate.json", {"broken": 0})
@@ -113,7 +116,7 @@ def test_the_stage_writes_a_canonical_report_of_the_named_variants_only(project)
     for expected in (
         "| rules |", "| sft |", "| int8 |", "rules to sft", "sft to int8", "| even |", "123 MB",
         "0.87", "| leak\\_test\\_queries | 0 |", "| kl.mean | 0.004 |", "max\\_logit\\_difference",
-        "some==1", "Apache-2.0", "loss.png", "confusion.png", "8 of 8 wrong answers",
+        "some==1", "Apache-2.0", "of\\_distill", "loss.png", "confusion.png", "8 of 8 wrong answers",
     ):  # fmt: skip
         assert expected in page, expected
     assert contents[0]["results.md"].decode().strip() in page
@@ -160,9 +163,27 @@ def test_steps_count_what_was_fixed_and_broken(lamps, tmp_path):
     line = steps_table([before, after], PARAMS).splitlines()[2]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[0] == "a to b"
-    assert cells[3:] == ["15", "0"]
+    assert cells[3:] == ["15", "0", "-", "-"]
     assert float(cells[1]) == pytest.approx(100 * 15 / 30, abs=0.05)
-    assert steps_table([after, before], PARAMS).splitlines()[2].endswith("| 0 | 15 |")
+    assert steps_table([after, before], PARAMS).splitlines()[2].endswith("| 0 | 15 | - | - |")
+
+
+def test_a_step_names_what_the_model_after_it_has(project):
+    assert run_stage(project, *ARGUMENTS).returncode == 0
+    lines = (project / "reports/report.md").read_text().splitlines()
+    ends = {line.split("|")[1].strip(): line.split("|")[-3:-1] for line in lines if " to " in line}
+    assert [cell.strip() for cell in ends["rules to sft"]] == ["134.5 M", "-"]
+    assert [cell.strip() for cell in ends["sft to int8"]] == ["87.4 M", "123"]
+
+
+def test_the_summary_has_every_variant_and_what_ships(project):
+    assert run_stage(project, *ARGUMENTS).returncode == 0
+    found = read_json(project / "metrics/summary.json")
+    shares = {"rules": 9 / 30, "sft": 25 / 30, "int8": 22 / 30}
+    for name, share in shares.items():
+        assert found[f"{name}_exact_match"] == pytest.approx(share, abs=1e-5)
+    assert found["shipped_size_mb"] == 123.4 and found["shipped_parameters"] == 87_400_000
+    assert len(found) < 15
 
 
 def test_headline_comes_from_the_last_variant(lamps, tmp_path):
