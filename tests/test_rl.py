@@ -324,10 +324,12 @@ def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(
 def test_a_run_killed_after_its_last_checkpoint_trains_no_more(train, batches, monkeypatch):
     whole, wanted = train("whole", steps=8, patience=1, learning_rate=1.0)
     assert whole.metrics["steps"] == 4, "it stopped early"
+    ship = rl._ship
     monkeypatch.setattr(rl, "_ship", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         train("killed", steps=8, patience=1, learning_rate=1.0)
-    monkeypatch.undo()
+    assert batches
+    monkeypatch.setattr(rl, "_ship", ship)
     batches.clear()
     outcome, out = train("killed", steps=8, patience=1, learning_rate=1.0)
     assert outcome == whole and not batches
