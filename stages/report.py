@@ -27,8 +27,8 @@ METRICS = Path("metrics")
 CONSTRAINTS = Path("constraints.txt")
 # Those of the graph's stages: a param shown must be a param of this stage in dvc.yaml.
 SECTIONS = (
-    "fetch", "prepare", "sft", "export", "quantize", "evaluate", "benchmark", "divergence", "gate",
-    "bundle", "report",
+    "fetch", "prepare", "sft", "export", "quantize", "evaluate", "benchmark", "divergence",
+    "confidence", "gate", "bundle", "report",
 )  # fmt: skip
 COMMANDS = ("dvc repro          # everything, from the base weights to this report", "dvc pull")
 

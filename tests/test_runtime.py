@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supertiny.calls import ToolCall
+from supertiny.decoding import MAX_BATCH, equal_length_batches
 from supertiny.errors import CallError, UserError
-from supertiny.runtime import MAX_BATCH, MODEL_FILES, OnnxStudent, equal_length_batches, spread
+from supertiny.modelfolder import MODEL_FILES
+from supertiny.runtime import OnnxStudent, spread
 
 ROOT = Path(__file__).resolve().parent.parent
 

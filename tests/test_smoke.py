@@ -12,7 +12,7 @@ from project import make_project, run
 STAGES = {
     "fetch", "prepare", "sft", "export", "quantize@int8", "evaluate@rules", "evaluate@base",
     "evaluate@sft", "evaluate@fp32", "evaluate@int8", "benchmark@fp32", "benchmark@int8",
-    "divergence@int8", "gate", "bundle", "report",
+    "divergence@int8", "confidence", "gate", "bundle", "report",
 }  # fmt: skip
 DVC = str(Path(sys.executable).parent / "dvc")
 
@@ -85,7 +85,8 @@ def test_a_changed_sft_param_reruns_sft_and_what_is_behind_it(project):
         params.write_text(before)
     assert planned == {
         "sft", "export", "quantize@int8", "evaluate@sft", "evaluate@fp32", "evaluate@int8",
-        "benchmark@fp32", "benchmark@int8", "divergence@int8", "gate", "bundle", "report",
+        "benchmark@fp32", "benchmark@int8", "divergence@int8", "confidence", "gate", "bundle",
+        "report",
     }  # fmt: skip
 
 
