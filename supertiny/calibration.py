@@ -31,7 +31,7 @@ def judge(
         try:
             if isinstance(answer, CallError):
                 raise answer
-            call = task.parse_call(answer.text, row["query"])
+            call = answer.call(task, row["query"])
         except CallError:
             continue
         scores.append(answer.score)
@@ -60,7 +60,7 @@ def calibrate(
         "n": total,
         "accuracy": right.sum() / total,
         "auroc": auroc(scores, right),
-        "ece_raw": calibration_error(1 / (1 + np.exp(-scores)), right),
+        "ece_raw": calibration_error(_share(scores), right),
         "ece": calibration_error(held_out, right),
         "threshold": fitted.threshold,
         "coverage": answered.sum() / total,
@@ -81,18 +81,30 @@ def fit(scores: np.ndarray, right: np.ndarray, min_accuracy: float) -> Calibrati
     wanted = np.where(right, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     inputs = np.stack([np.ones(len(scores)), scores], axis=1)
     weights = np.array([0.0, 1.0])
-    for _ in range(100):  # Newton's method
-        found = 1 / (1 + np.exp(-inputs @ weights))
+    for _ in range(100):  # Newton's method, with shorter steps where it would overshoot
+        found = _share(inputs @ weights)
         gradient = inputs.T @ (found - wanted) + _RIDGE * weights
         curvature = (inputs * (found * (1 - found))[:, None]).T @ inputs + _RIDGE * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
-        weights -= step
+        while _loss(inputs, wanted, weights - step) > _loss(inputs, wanted, weights) + 1e-12:
+            step /= 2
+        weights = weights - step
         if np.abs(step).max() < 1e-9:
             break
     intercept, slope = (round(float(weight), 6) for weight in weights)
     curve = Calibration(intercept, slope, threshold=1.0)
     confidences = apply(curve, scores)
     return Calibration(intercept, slope, choose_threshold(confidences, right, min_accuracy))
+
+
+def _loss(inputs: np.ndarray, wanted: np.ndarray, weights: np.ndarray) -> float:
+    logits = inputs @ weights
+    loss = np.logaddexp(0, logits) - wanted * logits
+    return float(loss.sum() + _RIDGE / 2 * weights @ weights)
+
+
+def _share(logits: np.ndarray) -> np.ndarray:
+    return np.exp(-np.logaddexp(0, -logits))
 
 
 def apply(calibration: Calibration, scores: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from supertiny.errors import UserError
 from supertiny.io import read_json
 
 CONFIDENCE_FILE = "confidence.json"
+_SUREST = -1e-6  # nats; what is nearer to 0 is the rounding of fp32
 _KEYS = ("intercept", "slope", "threshold")
 
 
@@ -56,8 +57,13 @@ class Calibration:
 
 
 def raw_score(log_probabilities: np.ndarray) -> float:
-    """What calls are ranked by"""
-    return 0.0
+    """The log-odds that the model itself gives its whole answer, from its tokens' probabilities.
+
+    That is ``ln(p / (1 - p))`` for the product ``p`` of the probabilities, so that the curve of
+    intercept 0 and slope 1 gives ``p`` back.
+    """
+    total = min(_SUREST, float(log_probabilities.sum()))
+    return total - math.log(-math.expm1(total))
 
 
 def read_calibration(folder: Path) -> Calibration | None:

@@ -39,9 +39,7 @@ class Engine:
     def generator(self, batch_size: int, max_length: int, grammar: str | None = None) -> Any:
         """A generator of ONNX Runtime GenAI that decodes greedily."""
         params = self._genai.GeneratorParams(self._model)
-        # Room for what is forced at the very end: the engine fails on tokens over the length.
-        length = max_length + (MAX_FORCED_TOKENS if grammar is not None else 0)
-        params.set_search_options(batch_size=batch_size, max_length=length, do_sample=False)
+        params.set_search_options(batch_size=batch_size, max_length=max_length, do_sample=False)
         if grammar is not None:
             params.set_guidance("lark_grammar", grammar, True)  # forced tokens are not computed
         return self._genai.Generator(self._model, params)
@@ -71,28 +69,32 @@ class Greedy:
         scored: bool = False,
     ) -> None:
         self._engine, self._rows, self.scored = engine, len(prompts), scored
-        self._width, self._limit = _common_length(prompts), max_new_tokens
+        self._width, self.limit = _common_length(prompts), max_new_tokens
         self._steps: list[np.ndarray] = []
-        self._generator = engine.generator(self._rows, self._width + max_new_tokens, grammar)
+        # Room for what is forced at the very end: the engine fails on tokens over the length.
+        self._room = self._width + max_new_tokens + (MAX_FORCED_TOKENS if grammar else 0)
+        self._generator = engine.generator(self._rows, self._room, grammar)
         self._generator.append_tokens(np.array(prompts, dtype=np.int32))
 
     def __iter__(self) -> Iterator[None]:
-        generator, end = self._generator, self._width + self._limit
-        while not generator.is_done() and (before := generator.token_count()) < end:
+        generator, end = self._generator, self._width + self.limit
+        while not generator.is_done() and generator.token_count() < end:
             # Taken before the step, so before the grammar has struck out what it forbids.
             logits = last_logits(generator) if self.scored else None
             generator.generate_next_token()
             if logits is not None:
                 logits = logits.reshape(self._rows, -1)
-                chosen = [self._chosen(row, before, logits[row]) for row in range(self._rows)]
+                chosen = [self._chosen(row, logits[row]) for row in range(self._rows)]
                 self._steps.append(log_probabilities(logits, chosen))
             yield
 
-    def _chosen(self, row: int, at: int, logits: np.ndarray) -> int:
-        # The end tokens that end the last rows are not appended.
-        tokens = self._generator.get_sequence(row)[at:]
-        ends = self._engine.end_ids
-        return int(tokens[0]) if len(tokens) else max(ends, key=lambda end: float(logits[end]))
+    def _chosen(self, row: int, logits: np.ndarray) -> int:
+        # Forced tokens come before the one that the logits chose, and the end tokens that end the
+        # last rows are not appended.
+        generator, ends = self._generator, self._engine.end_ids
+        if generator.is_done() and generator.token_count() < self._room:
+            return max(ends, key=lambda end: float(logits[end]))
+        return int(generator.get_sequence(row)[-1])
 
     def finish(self) -> Greedy:
         """Take all the steps that are left."""
@@ -104,7 +106,7 @@ class Greedy:
         """What a row has so far: at most ``max_new_tokens``, up to the end token, without it."""
         # A row that ends before its batch does is filled up with the padding token.
         tokens = [int(token) for token in self._generator.get_sequence(row)]
-        return self._engine.until_end(tokens[self._width :])[: self._limit]
+        return self._engine.until_end(tokens[self._width :])[: self.limit]
 
     def log_probabilities(self, row: int = 0) -> np.ndarray:
         """Of each token that a row's answer chose, the end token's among them, in nats.

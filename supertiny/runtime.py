@@ -20,13 +20,14 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from supertiny.calls import ToolCall
 from supertiny.checksums import SUMS, check_sums
 from supertiny.confidence import Prediction, raw_score, read_calibration
 from supertiny.decoding import MAX_BATCH, Engine, Greedy, equal_length_batches, last_logits
 from supertiny.errors import CallError
 from supertiny.grammar import lark_grammar
 from supertiny.modelfolder import TASK_FOLDER, check_folder
-from supertiny.task import load_task_folder
+from supertiny.task import Task, load_task_folder
 
 MAX_CHARACTERS = 4096  # of a query; more are refused before any work is done on them
 MAX_PROMPT_TOKENS = 256  # of the query's own text; a command is about 20
@@ -47,12 +48,27 @@ class Timing:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a student wrote: token ids without the end token, their text, and the raw score of
-    `supertiny.confidence.raw_score` where it was asked for."""
+    """What a student wrote.
+
+    ``text`` is without the end token; where it did not ``end`` the limit of its tokens came first.
+    ``score`` is that of `supertiny.confidence.raw_score`, where it was asked for.
+    """
 
     ids: list[int]
     text: str
-    score: float | None
+    ended: bool
+    score: float | None = None
+
+    def call(self, task: Task, query: str) -> ToolCall:
+        """The call it stands for, free strings in the casing of the query.
+
+        Raises:
+            CallError: it did not end, so that what is there may be half a call; or it is no legal
+                call of the task.
+        """
+        if not self.ended:
+            raise CallError(f"the answer did not end within {len(self.ids)} tokens")
+        return task.parse_call(self.text, query)
 
 
 class OnnxStudent:
@@ -175,7 +191,7 @@ class OnnxStudent:
         """The call for one query, with its confidence where the folder holds a calibration.
 
         Raises:
-            CallError: what `encode` raises, or the answer is no legal call of the task.
+            CallError: what `encode` raises, or what `Answer.call` does.
         """
         scored = self.calibration is not None
         answer = self._complete([self.encode(query)], max_new_tokens, scored)[0]
@@ -203,7 +219,7 @@ class OnnxStudent:
             return error
 
     def _prediction(self, answer: Answer, query: str) -> Prediction:
-        call = self.task.parse_call(answer.text, query)
+        call = answer.call(self.task, query)
         if self.calibration is None or answer.score is None:
             return Prediction(call.name, call.arguments)
         return self.calibration.predict(call, answer.score)
@@ -244,7 +260,7 @@ class OnnxStudent:
     def _answer(self, greedy: Greedy, row: int = 0) -> Answer:
         ids = greedy.ids(row)
         score = raw_score(greedy.log_probabilities(row)) if greedy.scored else None
-        return Answer(ids, self.decode(ids), score)
+        return Answer(ids, self.decode(ids), len(ids) < greedy.limit, score)
 
     def _is_legal(self, answer: str) -> bool:
         """Whether the grammar allows an answer: a legal call in the form it is trained in."""

@@ -123,15 +123,15 @@ def test_a_legal_call_or_a_reason(student, kind):
         for query, result in zip(part, student.predict_many(part), strict=True):
             if isinstance(result, CallError):
                 assert 0 < len(str(result)) < 1000
-                found["refused" if refused(student, query) else "no legal call"] += 1
+                # Under the grammar there is one way not to get a call.
+                assert refused(student, query) or "did not end within" in str(result), result
+                found["refused" if refused(student, query) else "no end"] += 1
                 continue
             student.task.validate(result)
             assert result.name in {*student.task.tools, NO_CALL.name}
             json.dumps(result.to_json(), allow_nan=False).encode()
             found["no_call" if result == NO_CALL else "call"] += 1
     print(f"{kind.__name__}: {len(queries)} strings, {dict(sorted(found.items()))}")
-    # Only an answer that does not end, or a pattern that no grammar holds, may be left over.
-    assert found["no legal call"] <= 0.01 * len(queries)
     if kind in (one_surrogate, injection):
         assert (found["refused"] == len(queries)) is (kind is one_surrogate)
     alone = queries[:: max(1, len(queries) // 4)]

@@ -79,6 +79,17 @@ def test_an_answer_ends_before_the_end_token_and_at_the_limit(taught):
     assert taught.generate([prompt, longer], 64)[0] == whole
 
 
+def test_half_a_call_is_no_call_though_it_reads_as_one(taught):
+    query = "please dim the Hall to 50"
+    ids = taught.generate([taught.encode(query)], 64)[0]
+    readable = [n for n in range(1, len(ids)) if taught._is_legal(taught.decode(ids[:n]))]
+    for limit in [*readable, len(ids)]:
+        with pytest.raises(CallError, match=f"did not end within {limit} tokens"):
+            taught.predict(query, limit)
+        assert isinstance(taught.predict_many([query], limit)[0], CallError)
+    assert taught.predict(query, len(ids) + 1).name == "Dim"
+
+
 @pytest.mark.parametrize(
     "query", ["٣٤ lamps", "½ ²", "dim 30%", "e\u0301", "😀 on", "a<|im_end|>b"]
 )

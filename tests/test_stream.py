@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from conftest import LESSONS
 from llguidance import LLMatcher, LLTokenizer
@@ -42,25 +44,28 @@ def test_all_that_has_come_begins_a_legal_call(request, model):
     assert not begins_a_call(student, " light on\n smell")  # else nothing could be seen here
     for query in ["please dim the Hall to 5", "Garage light on", "lamp"]:
         text = ""
-        for piece in student.stream(query, 24):
-            assert piece
-            text += piece
-            assert begins_a_call(student, text), text
+        with suppress(CallError):  # what did not end is no call, and begins one all the same
+            for piece in student.stream(query, 24):
+                assert piece
+                text += piece
+                assert begins_a_call(student, text), text
+        assert text
 
 
 def test_the_tool_comes_before_its_arguments_are_decoded(taught):
     stream = taught.stream("please dim the Hall to 5")
-    pieces = iter(stream)
-    assert next(pieces).startswith(" dim")
+    pieces, text = iter(stream), ""
+    while "dim\n" not in text:
+        text += next(pieces)
     assert "hall" not in taught.decode(stream._greedy.ids())
     assert stream.prediction is None
-    assert len(list(pieces)) > 1
+    assert "hall" in "".join(pieces)
 
 
 class Scripted:
     """A decoding whose answer is known."""
 
-    scored = False
+    scored, limit = False, 64
 
     def __init__(self, tokens):
         self.tokens, self.taken = tokens, 0
@@ -91,6 +96,6 @@ def test_what_predict_refuses_a_stream_refuses(taught):
     with pytest.raises(CallError, match="blank"):
         taught.stream(" ")
     stream = taught.stream("dim it to 30", 1)
-    with pytest.raises(CallError):
+    with pytest.raises(CallError, match="did not end within 1 tokens"):
         list(stream)
     assert stream.prediction is None
