@@ -50,7 +50,7 @@ class Timing:
 class Answer:
     """What a student wrote.
 
-    ``text`` is without the end token; where it did not ``end`` the limit of its tokens came first.
+    ``text`` is without the end token; ``ended`` is false where the limit of its tokens came first.
     ``score`` is that of `supertiny.confidence.raw_score`, where it was asked for.
     """
 
@@ -75,7 +75,7 @@ class OnnxStudent:
     """A model folder made by the stages `export` and `quantize`.
 
     Args:
-        folder: holds the files `MODEL_FILES` and the task's in the subfolder ``task``.
+        folder: holds `supertiny.modelfolder.MODEL_FILES` and the task's in the subfolder ``task``.
         threads: CPU threads of one forward pass; None leaves ONNX Runtime's own choice.
         constrained: whether answers are decoded under the task's grammar.
 

@@ -12,11 +12,13 @@ from conftest import LESSONS
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages import confidence as confidence_stage
 from supertiny import calibration as fitting
 from supertiny.calls import ToolCall
 from supertiny.confidence import Calibration, Prediction, raw_score, read_calibration
 from supertiny.decoding import Greedy, log_probabilities
 from supertiny.errors import CallError, UserError
+from supertiny.io import read_json, read_tsv, write_jsonl
 from supertiny.params.confidence import Confidence
 from supertiny.runtime import Answer, OnnxStudent
 
@@ -260,3 +262,22 @@ def test_only_legal_calls_are_judged(lamps):
     ]
     scores, right = fitting.judge(lamps, rows, answers)
     assert (scores.tolist(), right.tolist()) == ([-1.0, -2.0], [True, False])
+
+
+def test_the_stage_fits_the_answers_of_the_variant_that_ships(taught_onnx, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = LESSONS * 4 + [{"query": "off it to 5", "call": LESSONS[0]["call"]}] * 4
+    write_jsonl("data/queries/dev.jsonl", rows)
+    shutil.copytree(taught_onnx, "models/onnx/int8")
+    monkeypatch.setattr("sys.argv", ["confidence", "int8"])
+    confidence_stage.main(PARAMS)
+    metrics = read_json("metrics/confidence.json")
+    assert (metrics["n"], metrics["accuracy"]) == (28, round(24 / 28, 6))
+    assert metrics["auroc"] == 1.0
+    table = read_tsv("metrics/confidence.tsv")
+    assert sum(int(line["n"]) for line in table) == 28
+    shutil.copyfile("models/confidence/confidence.json", "models/onnx/int8/confidence.json")
+    student = OnnxStudent("models/onnx/int8")
+    assert student.calibration.threshold == metrics["threshold"]
+    assert student.predict("dim it to 30").ask_teacher is False
+    assert student.predict("off it to 5").ask_teacher is True
