@@ -266,7 +266,8 @@ def test_only_legal_calls_are_judged(lamps):
 
 def test_the_stage_fits_the_answers_of_the_variant_that_ships(taught_onnx, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rows = LESSONS * 4 + [{"query": "off it to 5", "call": LESSONS[0]["call"]}] * 4
+    known = [lesson for lesson in LESSONS if lesson["query"].islower()]
+    rows = known * 6 + [{"query": "off it to 5", "call": LESSONS[0]["call"]}] * 4
     write_jsonl("data/queries/dev.jsonl", rows)
     shutil.copytree(taught_onnx, "models/onnx/int8")
     monkeypatch.setattr("sys.argv", ["confidence", "int8"])
