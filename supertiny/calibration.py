@@ -113,14 +113,18 @@ def apply(calibration: Calibration, scores: np.ndarray) -> np.ndarray:
 
 
 def choose_threshold(confidences: np.ndarray, right: np.ndarray, min_accuracy: float) -> float:
-    """The lowest threshold at which the answers kept have the accuracy; 1.0 if there is none."""
+    """The lowest threshold at which the answers kept have the accuracy; 1.0 if there is none.
+
+    One wrong answer more than there is counts among them: a threshold chosen to fit what was seen
+    is too low for what comes, and few right answers in a row prove nothing.
+    """
     if not len(confidences):
         return 1.0
     order = np.argsort(-confidences, kind="stable")
     kept, n = np.cumsum(right[order]), np.arange(1, len(order) + 1)
     values = confidences[order]
     last_of_ties = np.append(values[1:] < values[:-1], True)
-    good = np.flatnonzero((kept / n >= min_accuracy) & last_of_ties)
+    good = np.flatnonzero((kept / (n + 1) >= min_accuracy) & last_of_ties)
     # Rounded down, so that the last answer kept is kept by the rounded number too.
     return float(np.floor(values[good[-1]] * 1e6) / 1e6) if len(good) else 1.0
 
