@@ -8,6 +8,7 @@ Limits: the commit is not in it, since the graph does not know it; `supertiny ex
 from pathlib import Path
 
 from supertiny.bundle import write_bundle
+from supertiny.confidence import CONFIDENCE_FILE
 from supertiny.params.bundle import Bundle
 from supertiny.params.core import task_name
 from supertiny.report import SPLITS
@@ -29,6 +30,7 @@ def main(params: Bundle) -> None:
         results={
             "evaluation": METRICS / "eval" / task.name / f"{variant}.json",
             "benchmark": METRICS / "bench" / f"{variant}.json",
+            "confidence": METRICS / "confidence.json",
             "gate": METRICS / "gate.json",
         },
         inputs={
@@ -36,6 +38,7 @@ def main(params: Bundle) -> None:
             "base_weights": Path("models/base/model.safetensors"),
             **{f"{split}_queries": QUERIES / f"{split}.jsonl" for split in SPLITS},
         },
+        calibration=Path("models/confidence") / CONFIDENCE_FILE,
     )
 
 

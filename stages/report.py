@@ -37,7 +37,7 @@ CONSTRAINTS = Path("constraints.txt")
 # Those of the graph's stages: a param shown must be a param of this stage in dvc.yaml.
 SECTIONS = (
     "fetch", "prepare", "sft", "rl", "logits", "prune", "distill", "export", "quantize", "evaluate",
-    "benchmark", "divergence", "gate", "bundle", "report",
+    "benchmark", "divergence", "confidence", "gate", "bundle", "report",
 )  # fmt: skip
 _STUDENT, _PRUNED = METRICS / "train" / "sft.json", METRICS / "prune.json"
 PARAMETERS = {

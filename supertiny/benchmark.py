@@ -11,8 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from supertiny.errors import UserError
+from supertiny.modelfolder import size_mb
 from supertiny.params.benchmark import Benchmark
-from supertiny.runtime import OnnxStudent, Timing, size_mb, spread
+from supertiny.runtime import OnnxStudent, Timing, spread
 
 
 def benchmark(folder: Path, queries: Sequence[str], params: Benchmark) -> dict[str, Any]:

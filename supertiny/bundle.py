@@ -14,26 +14,33 @@ from pathlib import Path
 from typing import Any
 
 from supertiny.checksums import SUMS, check_sums, checksums
+from supertiny.confidence import CONFIDENCE_FILE
 from supertiny.errors import UserError
 from supertiny.grammar import lark_grammar
 from supertiny.io import read_json, replace_folder, sha256_file, write_json, write_text
+from supertiny.modelfolder import check_folder, size_mb
 from supertiny.report import percent
-from supertiny.runtime import check_folder, size_mb
 from supertiny.task import Task
 
 PACKAGES = ("onnxruntime-genai", "onnxruntime", "tokenizers", "transformers", "torch", "trl")
 
 
 def write_bundle(
-    model: Path, task: Task, out: Path, results: Mapping[str, Path], inputs: Mapping[str, Path]
+    model: Path,
+    task: Task,
+    out: Path,
+    results: Mapping[str, Path],
+    inputs: Mapping[str, Path],
+    calibration: Path,
 ) -> None:
     """Write the bundle of an ONNX model folder.
 
     Args:
-        results: JSON metric files to put in, by the name they get in ``metrics/``; ``evaluation``
-            and ``benchmark`` are also shown on the model card.
+        results: JSON metric files to put in, by the name they get in ``metrics/``; ``evaluation``,
+            ``benchmark`` and ``confidence`` are also shown on the model card.
         inputs: files the model was made from, hashed into the lineage by name; ``base`` is the
             base model's SOURCE.json, which is put in as it is.
+        calibration: what turns the model's scores into confidences.
 
     Raises:
         UserError: a file is missing.
@@ -53,6 +60,7 @@ def write_bundle(
         for name, values in found.items():
             write_json(partial / "metrics" / f"{name}.json", values)
         write_text(partial / "task" / "grammar.lark", lark_grammar(task.tools))
+        write_json(partial / CONFIDENCE_FILE, read_json(calibration))
         write_json(partial / "lineage.json", lineage)
         write_text(partial / "README.md", model_card(task, model, found, origin))
         write_text(partial / SUMS, checksums(partial))
@@ -92,7 +100,7 @@ def model_card(
     task: Task, model: Path, found: Mapping[str, Mapping[str, Any]], origin: Mapping[str, Any]
 ) -> str:
     """The bundle's README.md: what it does, how well, how to run it, whose it is."""
-    score, speed = found["evaluation"], found["benchmark"]
+    score, speed, sure = found["evaluation"], found["benchmark"], found["confidence"]
     tools = ", ".join(f"`{name}`" for name in sorted(task.tools))
     base = origin.get("repo") or origin.get("file") or origin["source"]
     return f"""# {task.name}, {model.name}
@@ -109,7 +117,9 @@ On {score["n"]} test inputs that nothing was chosen by:
 
 All figures: `metrics/`. It knows the tools below and nothing else; what fits none is `no_call`.
 It was tested on typed commands of one sentence. Do not let it act unasked where a wrong call does
-harm.
+harm. Each call has a `confidence`, and `ask_teacher` says where it is under
+{sure["threshold"]:.3f}: on {sure["n"]} inputs not trained on it would have answered
+{percent(sure["coverage"])}% itself, {percent(sure["accuracy_answered"])}% of them right.
 
 ## Run it
 

@@ -3,7 +3,8 @@ run, compare two commits, check and share with the remote, record a teacher, plo
 
 Exit codes: 0 done; 1 at least one query got no legal call, or one object of the remote is missing
 or corrupted; 2 a mistake in the command or a file;
-3 a recording that was stopped by a limit or by errors and can be gone on with; 130 interrupted.
+3 a recording that was stopped by a limit or by errors and can be gone on with; 4 the one query got a
+call that is too uncertain, ask the teacher; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ from supertiny.params import core
 from supertiny.task import load_task
 
 if TYPE_CHECKING:
+    from supertiny.confidence import Prediction
     from supertiny.runtime import OnnxStudent
 
-DEFAULT_MODEL = Path("models/onnx/int8")
+DEFAULT_MODEL = Path("models/bundle")
+ASK_TEACHER = 4  # exit code
+MADE = ("call", "error", "confidence", "ask_teacher")  # keys that a line of output gets
 CHUNK = 1024  # rows answered together: enough that batches of one length are full
 
 
@@ -55,9 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser(
         "predict",
         help="turn a query, or a file of them, into tool calls",
-        description='One query prints {"arguments":...,"name":...}. With --input, each line '
-        '{"query": ...} is written with its other keys and "call", or "error" where there is none; '
-        'keys "call" and "error" of the input are replaced.',
+        description='One query prints {"arguments":...,"name":...}; from a folder with a calibration '
+        'also "confidence" and "ask_teacher", and exits with 4 where that is true. With --input, each '
+        'line {"query": ...} is written with its other keys and "call", "confidence", "ask_teacher", '
+        'or "error" where there is no call; such keys of the input are replaced.',
     )
     predict.add_argument("query", nargs="?", help="what was said, such as 'dim the lights to 30'")
     predict.add_argument("--input", metavar="JSONL", help="file of queries, - for standard input")
@@ -66,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--task", help="the task that the model must be for")
     predict.add_argument("--threads", type=_positive, help="CPU threads; default: all cores")
     predict.add_argument("--batch-size", type=_positive, default=32, help="default: %(default)s")
+    predict.add_argument(
+        "--stream", action="store_true", help="first print the answer's text as it is decoded"
+    )
     predict.set_defaults(run=_predict, fail=predict.error)
     params = commands.add_parser("params", help="every parameter: value, allowed values, meaning")
     params.set_defaults(run=_params)
@@ -280,8 +288,10 @@ def _predict(arguments: argparse.Namespace) -> int:
         arguments.fail("give either a query or --input")
     if arguments.output is not None and arguments.input is None:
         arguments.fail("--output needs --input")
+    if arguments.stream and arguments.query is None:
+        arguments.fail("--stream needs a query")
     if arguments.query is not None:
-        return _predict_one(_load(arguments), arguments.query)
+        return _predict_one(_load(arguments), arguments.query, arguments.stream)
     with _reader(arguments.input) as lines, _writer(arguments.output or "-") as out:
         return _predict_file(_load(arguments), lines, out, arguments.batch_size)
 
@@ -298,18 +308,37 @@ def _load(arguments: argparse.Namespace) -> OnnxStudent:
     return student
 
 
-def _predict_one(student: OnnxStudent, query: str) -> int:
+def _predict_one(student: OnnxStudent, query: str, stream: bool) -> int:
     try:
-        print(_dump(student.predict(query).to_json(), compact=True))
+        prediction = _streamed(student, query) if stream else student.predict(query)
     except CallError as error:
         print(f"error: no legal call: {error}", file=sys.stderr)
         return 1
-    return 0
+    print(_dump(prediction.to_json() | _certainty(prediction), compact=True))
+    return ASK_TEACHER if prediction.ask_teacher else 0
+
+
+def _streamed(student: OnnxStudent, query: str) -> Prediction:
+    pieces = student.stream(query)
+    try:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+    finally:
+        print()
+    assert pieces.prediction is not None
+    return pieces.prediction
+
+
+def _certainty(prediction: Prediction) -> dict[str, Any]:
+    if prediction.confidence is None:
+        return {}
+    confidence = round(prediction.confidence, 4)
+    return {"confidence": confidence, "ask_teacher": prediction.ask_teacher}
 
 
 def _predict_file(student: OnnxStudent, lines: BinaryIO, out: TextIO, batch_size: int) -> int:
     numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
-    done = failed = 0
+    done = failed = unsure = 0
     with tqdm(unit="query", desc="predict", mininterval=0.5) as progress:
         while chunk := list(islice(numbered, CHUNK)):
             rows = _answered(student, chunk, batch_size)
@@ -317,10 +346,12 @@ def _predict_file(student: OnnxStudent, lines: BinaryIO, out: TextIO, batch_size
                 if "error" in row:
                     failed += 1
                     progress.write(f"line {number}: {row['error']}", file=sys.stderr)
+                unsure += row.get("ask_teacher") is True
                 print(_dump(row), file=out)
             done += len(chunk)
             progress.update(len(chunk))
-    print(f"{done} lines: {done - failed} calls, {failed} failed", file=sys.stderr)
+    asked = f", {unsure} to ask the teacher" if student.calibration else ""
+    print(f"{done} lines: {done - failed} calls, {failed} failed{asked}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -335,12 +366,12 @@ def _answered(
         if isinstance(call, CallError):
             row["error"] = str(call)
         else:
-            row["call"] = call.to_json()
+            row |= {"call": call.to_json(), **_certainty(call)}
     return rows
 
 
 def _read_row(number: int, line: bytes) -> dict[str, Any]:
-    """A line's object, without ``call``; with ``error`` if it holds no query."""
+    """A line's object, without `MADE`; with ``error`` if it holds no query."""
     try:
         row = json.loads(line, parse_constant=_refuse_constant)
         _dump(row).encode()  # refuses lone surrogates, which no output file could hold
@@ -348,7 +379,7 @@ def _read_row(number: int, line: bytes) -> dict[str, Any]:
         return {"line": number, "error": f"not valid JSON: {error}"}
     if not isinstance(row, dict):
         return {"line": number, "error": f"expected an object, found {type(row).__name__}"}
-    row = {key: value for key, value in row.items() if key not in ("call", "error")}
+    row = {key: value for key, value in row.items() if key not in MADE}
     if "query" not in row:
         row["error"] = 'no key "query"'
     elif not isinstance(row["query"], str):

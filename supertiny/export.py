@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from supertiny.errors import UserError
 from supertiny.io import read_json, write_json
-from supertiny.runtime import TASK_FILES, TASK_FOLDER, OnnxStudent, check_folder, size_mb, spread
+from supertiny.modelfolder import TASK_FILES, TASK_FOLDER, check_folder, size_mb
+from supertiny.runtime import OnnxStudent, spread
 from supertiny.task import Task, load_task_folder
 
 

@@ -10,12 +10,11 @@ such as "½" into other tokens.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -23,19 +22,16 @@ from tqdm import tqdm
 
 from supertiny.calls import ToolCall
 from supertiny.checksums import SUMS, check_sums
-from supertiny.errors import CallError, UserError
+from supertiny.confidence import Prediction, raw_score, read_calibration
+from supertiny.decoding import MAX_BATCH, Engine, Greedy, equal_length_batches, last_logits
+from supertiny.errors import CallError
 from supertiny.grammar import lark_grammar
-from supertiny.io import read_json
-from supertiny.task import load_task_folder
+from supertiny.modelfolder import TASK_FOLDER, check_folder
+from supertiny.task import Task, load_task_folder
 
+MAX_CHARACTERS = 4096  # of a query; more are refused before any work is done on them
 MAX_PROMPT_TOKENS = 256  # of the query's own text; a command is about 20
 MAX_NEW_TOKENS = 64
-MAX_FORCED_TOKENS = 64  # that a grammar may append in one step, past the limit of an answer
-MAX_BATCH = 32  # rows; ONNX Runtime GenAI takes no more
-DATA_FILE = "model.onnx.data"
-MODEL_FILES = ("genai_config.json", "model.onnx", DATA_FILE, "tokenizer.json")
-TASK_FOLDER = "task"
-TASK_FILES = ("task.yaml", "tools.json")
 _Item = TypeVar("_Item")
 
 
@@ -50,11 +46,36 @@ class Timing:
     total_s: float  # from query text to answer text
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a student wrote.
+
+    ``text`` is without the end token; ``ended`` is false where the limit of its tokens came first.
+    ``score`` is that of `supertiny.confidence.raw_score`, where it was asked for.
+    """
+
+    ids: list[int]
+    text: str
+    ended: bool
+    score: float | None = None
+
+    def call(self, task: Task, query: str) -> ToolCall:
+        """The call it stands for, free strings in the casing of the query.
+
+        Raises:
+            CallError: it did not end, so that what is there may be half a call; or it is no legal
+                call of the task.
+        """
+        if not self.ended:
+            raise CallError(f"the answer did not end within {len(self.ids)} tokens")
+        return task.parse_call(self.text, query)
+
+
 class OnnxStudent:
     """A model folder made by the stages `export` and `quantize`.
 
     Args:
-        folder: holds the files `MODEL_FILES` and the task's in the subfolder ``task``.
+        folder: holds `supertiny.modelfolder.MODEL_FILES` and the task's in the subfolder ``task``.
         threads: CPU threads of one forward pass; None leaves ONNX Runtime's own choice.
         constrained: whether answers are decoded under the task's grammar.
 
@@ -73,27 +94,32 @@ class OnnxStudent:
         self.task = load_task_folder(self.folder / TASK_FOLDER)
         self.grammar = lark_grammar(self.task.tools) if constrained else None
         self.tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-        model = read_json(self.folder / "genai_config.json")["model"]
-        ends = model["eos_token_id"]
-        self.end_ids = frozenset(ends if isinstance(ends, list) else [ends])
-        self.start_id: int = model["bos_token_id"]
+        self.calibration = read_calibration(self.folder)
         # The signatures, where a task shows them, stand before every query and are no user's fault.
         empty = self.tokenizer.encode(self.task.render_prompt(""), add_special_tokens=False)
         self.max_prompt_tokens = MAX_PROMPT_TOKENS + len(empty.ids)
-        self._genai, self._model = _load(self.folder, threads)
+        self.engine = Engine(self.folder, threads)
+        self.end_ids, self.until_end = self.engine.end_ids, self.engine.until_end
 
     def encode(self, query: str) -> list[int]:
         """Token ids of the prompt of a query, the start token first.
 
         Raises:
-            CallError: blank, no valid Unicode text, or more than `max_prompt_tokens` tokens.
+            CallError: blank, no valid Unicode text, more than `MAX_CHARACTERS` characters or more
+                than `max_prompt_tokens` tokens.
         """
+        if len(query) > MAX_CHARACTERS:  # first, since all else takes time
+            raise CallError(
+                f"query too long: found {len(query)} characters, at most {MAX_CHARACTERS} "
+                f"are allowed; it starts {query[:40]!r}"
+            )
         if not query.strip():
             raise CallError("query is blank")
         if any("\ud800" <= letter <= "\udfff" for letter in query):
             raise CallError("query is no valid Unicode text (a lone surrogate)")
         text = self.task.render_prompt(query)
-        ids = [self.start_id, *self.tokenizer.encode(text, add_special_tokens=False).ids]
+        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        ids = [self.engine.start_id, *ids]
         if len(ids) > self.max_prompt_tokens:
             raise CallError(
                 f"query too long: found {len(ids)} tokens, at most {self.max_prompt_tokens} "
@@ -109,7 +135,7 @@ class OnnxStudent:
         self,
         queries: Sequence[str],
         max_new_tokens: int = MAX_NEW_TOKENS,
-        batch_size: int = 32,
+        batch_size: int = MAX_BATCH,
         quiet: bool = False,
     ) -> list[str | CallError]:
         """The raw greedy answer to each query, in order, without the end token.
@@ -120,20 +146,40 @@ class OnnxStudent:
         Only prompts of the same length share a batch, so nothing is ever padded: the graph picks
         the logits of the last column, and its attention takes no account of padding before it.
         """
+        found = self._answers(queries, max_new_tokens, batch_size, quiet, scored=False)
+        return [answer if isinstance(answer, CallError) else answer.text for answer in found]
+
+    def scored_answers(
+        self,
+        queries: Sequence[str],
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        batch_size: int = MAX_BATCH,
+    ) -> list[Answer | CallError]:
+        """As `answers`, each with its raw score."""
+        return self._answers(queries, max_new_tokens, batch_size, quiet=False, scored=True)
+
+    def _answers(
+        self,
+        queries: Sequence[str],
+        max_new_tokens: int,
+        batch_size: int,
+        quiet: bool,
+        scored: bool,
+    ) -> list[Answer | CallError]:
         encoded = [self._encode_or_error(query) for query in queries]
         fit = {at: ids for at, ids in enumerate(encoded) if not isinstance(ids, CallError)}
         places, prompts = list(fit), list(fit.values())
-        found: list[str | CallError] = [
-            ids if isinstance(ids, CallError) else "" for ids in encoded
-        ]
+        found: dict[int, Answer | CallError] = {
+            at: ids for at, ids in enumerate(encoded) if isinstance(ids, CallError)
+        }
         hide = True if quiet else None
         with tqdm(total=len(fit), unit="query", mininterval=1.0, disable=hide) as progress:
             for members in equal_length_batches(prompts, min(batch_size, MAX_BATCH)):
-                rows = self.generate([prompts[index] for index in members], max_new_tokens)
-                for index, row in zip(members, rows, strict=True):
-                    found[places[index]] = self.decode(row)
+                batch = [prompts[index] for index in members]
+                answers = self._complete(batch, max_new_tokens, scored)
+                found |= {places[at]: answer for at, answer in zip(members, answers, strict=True)}
                 progress.update(len(members))
-        return found
+        return [found[at] for at in range(len(queries))]
 
     def _encode_or_error(self, query: str) -> list[int] | CallError:
         try:
@@ -141,32 +187,48 @@ class OnnxStudent:
         except CallError as error:
             return error
 
-    def predict(self, query: str, max_new_tokens: int = MAX_NEW_TOKENS) -> ToolCall:
-        """The call for one query.
+    def predict(self, query: str, max_new_tokens: int = MAX_NEW_TOKENS) -> Prediction:
+        """The call for one query, with its confidence where the folder holds a calibration.
 
         Raises:
-            CallError: what `encode` raises, or the answer is no legal call of the task.
+            CallError: what `encode` raises, or what `Answer.call` does.
         """
-        row = self.generate([self.encode(query)], max_new_tokens)[0]
-        return self.task.parse_call(self.decode(row), query)
+        scored = self.calibration is not None
+        answer = self._complete([self.encode(query)], max_new_tokens, scored)[0]
+        return self._prediction(answer, query)
 
     def predict_many(
         self,
         queries: Sequence[str],
         max_new_tokens: int = MAX_NEW_TOKENS,
-        batch_size: int = 32,
-    ) -> list[ToolCall | CallError]:
+        batch_size: int = MAX_BATCH,
+    ) -> list[Prediction | CallError]:
         """The call for each query, in order, or the error that `predict` would raise for it."""
-        answers = self.answers(queries, max_new_tokens, batch_size, True)
-        return [self._parsed(*pair) for pair in zip(answers, queries, strict=True)]
+        scored = self.calibration is not None
+        answers = self._answers(queries, max_new_tokens, batch_size, quiet=True, scored=scored)
+        return [self._prediction_or_error(*pair) for pair in zip(answers, queries, strict=True)]
 
-    def _parsed(self, answer: str | CallError, query: str) -> ToolCall | CallError:
+    def _prediction_or_error(
+        self, answer: Answer | CallError, query: str
+    ) -> Prediction | CallError:
         if isinstance(answer, CallError):
             return answer
         try:
-            return self.task.parse_call(answer, query)
+            return self._prediction(answer, query)
         except CallError as error:
             return error
+
+    def _prediction(self, answer: Answer, query: str) -> Prediction:
+        call = answer.call(self.task, query)
+        if self.calibration is None or answer.score is None:
+            return Prediction(call.name, call.arguments)
+        return self.calibration.predict(call, answer.score)
+
+    def stream(self, query: str, max_new_tokens: int = MAX_NEW_TOKENS) -> Stream:
+        """The answer to one query piece by piece, then its call (errors as `predict`)."""
+        prompt, scored = self.encode(query), self.calibration is not None
+        greedy = Greedy(self.engine, [prompt], max_new_tokens, self.grammar, scored)
+        return Stream(self, greedy, query)
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         """Greedy continuations of prompts of one length, without the end token.
@@ -176,16 +238,29 @@ class OnnxStudent:
         Raises:
             ValueError: the prompts differ in length.
         """
+        return [answer.ids for answer in self._complete(prompts, max_new_tokens, scored=False)]
+
+    def _complete(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, scored: bool
+    ) -> list[Answer]:
         guided = self.grammar if len(prompts) == 1 else None
-        rows = self._greedy(prompts, max_new_tokens, guided)
+        greedy = Greedy(self.engine, prompts, max_new_tokens, guided, scored).finish()
+        answers = [self._answer(greedy, row) for row in range(len(prompts))]
         if self.grammar == guided:
-            return rows
+            return answers
         # ONNX Runtime GenAI cannot guide a batch some of whose rows end before others. Few need it:
         # an answer that the grammar allows as a whole was allowed at every step.
         return [
-            row if self._is_legal(self.decode(row)) else self.generate([prompt], max_new_tokens)[0]
-            for row, prompt in zip(rows, prompts, strict=True)
+            answer
+            if self._is_legal(answer.text)
+            else self._complete([prompt], max_new_tokens, scored)[0]
+            for answer, prompt in zip(answers, prompts, strict=True)
         ]
+
+    def _answer(self, greedy: Greedy, row: int = 0) -> Answer:
+        ids = greedy.ids(row)
+        score = raw_score(greedy.log_probabilities(row)) if greedy.scored else None
+        return Answer(ids, self.decode(ids), len(ids) < greedy.limit, score)
 
     def _is_legal(self, answer: str) -> bool:
         """Whether the grammar allows an answer: a legal call in the form it is trained in."""
@@ -193,17 +268,6 @@ class OnnxStudent:
             return self.task.render_call(self.task.parse_call(answer)) == answer
         except CallError:
             return False
-
-    def _greedy(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, grammar: str | None
-    ) -> list[list[int]]:
-        width = _common_length(prompts)
-        generator = self._generator(len(prompts), width + max_new_tokens, grammar)
-        generator.append_tokens(np.array(prompts, dtype=np.int32))
-        while not generator.is_done() and generator.token_count() < width + max_new_tokens:
-            generator.generate_next_token()
-        rows = [self._answer_ids(generator, row, width) for row in range(len(prompts))]
-        return [row[:max_new_tokens] for row in rows]
 
     def generate_with_logits(
         self, prompt: Sequence[int], max_new_tokens: int
@@ -214,13 +278,14 @@ class OnnxStudent:
             Token ids without the end token, and logits of shape (steps, vocabulary), fp32: one step
             a token, and one more for the end token where the limit did not come first.
         """
-        generator = self._generator(1, len(prompt) + max_new_tokens)
+        generator = self.engine.generator(1, len(prompt) + max_new_tokens)
         generator.append_tokens(np.array([prompt], dtype=np.int32))
         rows = []
         while not generator.is_done():
-            rows.append(_last_logits(generator))
+            rows.append(last_logits(generator))
             generator.generate_next_token()
-        return self._answer_ids(generator, 0, len(prompt)), np.stack(rows)
+        answer = [int(token) for token in generator.get_sequence(0)][len(prompt) :]
+        return self.until_end(answer), np.stack(rows)
 
     def logits(self, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
         """Logits of the token after the prompt and after each token of an answer but the last.
@@ -228,12 +293,12 @@ class OnnxStudent:
         Returns:
             Shape (tokens of the answer, vocabulary), fp32.
         """
-        generator = self._generator(1, len(prompt) + len(answer) + 1)
+        generator = self.engine.generator(1, len(prompt) + len(answer) + 1)
         generator.append_tokens(np.array([prompt], dtype=np.int32))
-        rows = [_last_logits(generator)]
+        rows = [last_logits(generator)]
         for token in answer[:-1]:
             generator.append_tokens(np.array([[token]], dtype=np.int32))
-            rows.append(_last_logits(generator))
+            rows.append(last_logits(generator))
         return np.stack(rows)
 
     def timed(self, query: str, max_new_tokens: int = MAX_NEW_TOKENS) -> Timing:
@@ -241,124 +306,42 @@ class OnnxStudent:
         start = time.perf_counter()
         prompt = self.encode(query)
         before = time.perf_counter()
-        generator = self._generator(1, len(prompt) + max_new_tokens, self.grammar)
-        generator.append_tokens(np.array([prompt], dtype=np.int32))
-        generator.generate_next_token()
+        greedy = Greedy(self.engine, [prompt], max_new_tokens, self.grammar)
+        steps = iter(greedy)
+        next(steps)
         first = time.perf_counter()
-        tokens = 0
-        while not generator.is_done() and generator.token_count() < len(prompt) + max_new_tokens:
-            generator.generate_next_token()
-            tokens += 1
+        tokens = sum(1 for _ in steps)
         last = time.perf_counter()
-        self.decode(self._answer_ids(generator, 0, len(prompt)))
+        self.decode(greedy.ids())
         end = time.perf_counter()
         return Timing(len(prompt), first - before, tokens, last - first, end - start)
 
-    def _generator(self, batch_size: int, max_length: int, grammar: str | None = None) -> Any:
-        params = self._genai.GeneratorParams(self._model)
-        # Room for what is forced at the very end: the engine fails on tokens over the length.
-        length = max_length + (MAX_FORCED_TOKENS if grammar is not None else 0)
-        params.set_search_options(batch_size=batch_size, max_length=length, do_sample=False)
-        if grammar is not None:
-            params.set_guidance("lark_grammar", grammar, True)  # forced tokens are not computed
-        return self._genai.Generator(self._model, params)
 
-    def _answer_ids(self, generator: Any, row: int, width: int) -> list[int]:
-        # A row that ends before its batch does is filled up with the padding token.
-        return self.until_end([int(token) for token in generator.get_sequence(row)][width:])
+class Stream:
+    """An answer that is being decoded: iterate for its pieces, then read ``prediction``.
 
-    def until_end(self, ids: list[int]) -> list[int]:
-        """Token ids up to the first end token, without it."""
-        return next((ids[:at] for at, token in enumerate(ids) if token in self.end_ids), ids)
+    The pieces are text in the compact form of `supertiny.calls`. What has come at any time begins
+    a legal call; all of it together is the answer. A character comes when it is whole.
+    """
 
+    def __init__(self, student: OnnxStudent, greedy: Greedy, query: str) -> None:
+        self._student, self._greedy, self._query = student, greedy, query
+        self.prediction: Prediction | None = None
 
-def _last_logits(generator: Any) -> np.ndarray:
-    return np.array(generator.get_logits(), dtype=np.float32).reshape(-1)
-
-
-def size_mb(folder: Path) -> float:
-    """Megabytes (10**6 bytes) of all files of a model folder."""
-    return round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6, 1)
+    def __iter__(self) -> Iterator[str]:
+        sent = 0
+        for _ in self._greedy:
+            text = self._student.decode(self._greedy.ids()).rstrip("\ufffd")
+            if len(text) > sent:
+                yield text[sent:]
+                sent = len(text)
+        answer = self._student._answer(self._greedy)
+        if len(answer.text) > sent:
+            yield answer.text[sent:]
+        self.prediction = self._student._prediction(answer, self._query)
 
 
 def spread(items: Sequence[_Item], count: int) -> list[_Item]:
     """At most ``count`` items at even distances, the first one included, in order."""
     step = max(1.0, len(items) / count)
     return [items[int(at * step)] for at in range(min(count, len(items)))]
-
-
-def check_folder(folder: Path) -> None:
-    """Raises `UserError` when a file that `OnnxStudent` needs is missing from a model folder, or
-    is read from outside of it."""
-    needed = [*MODEL_FILES, *(f"{TASK_FOLDER}/{name}" for name in TASK_FILES)]
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if missing:
-        state = f"lacks {', '.join(missing)}" if folder.is_dir() else "not found"
-        raise UserError(f"{folder}: {state}; make it with `dvc repro` or fetch it with `dvc pull`")
-    strange = sorted(_weight_files(folder / "model.onnx") - {DATA_FILE})
-    if strange:
-        raise UserError(
-            f"{folder}/model.onnx: reads weights from {', '.join(strange)}; only {DATA_FILE} beside "
-            "it is allowed, and nothing was loaded"
-        )
-
-
-def _weight_files(graph: Path) -> set[str]:
-    """The files beside an ONNX graph that it names as holding weights."""
-    import onnx  # slow to load
-
-    model = onnx.load(graph, load_external_data=False)
-    return {
-        entry.value
-        for tensor in _tensors([model.graph, *model.functions])
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-
-
-def _tensors(graphs: Iterable[Any]) -> Iterator[Any]:
-    """Every tensor of ONNX graphs and functions: weights, constants, and those of inner graphs."""
-    for graph in graphs:
-        yield from getattr(graph, "initializer", ())
-        for sparse in getattr(graph, "sparse_initializer", ()):
-            yield from (sparse.values, sparse.indices)
-        for node in graph.node:
-            for attribute in node.attribute:
-                yield from (attribute.t, *attribute.tensors)
-                inner = [attribute.g] if attribute.HasField("g") else []
-                yield from _tensors([*inner, *attribute.graphs])
-
-
-def equal_length_batches(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    """Indices of prompts in batches of one length each, at most ``batch_size`` a batch.
-
-    Like prompts come together, since like commands have answers of like length and a batch runs
-    until its longest answer ends.
-    """
-    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), prompts[index]))
-    batch: list[int] = []
-    for index in order:
-        if batch and (len(batch) == batch_size or len(prompts[index]) != len(prompts[batch[0]])):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def _common_length(prompts: Sequence[Sequence[int]]) -> int:
-    lengths = {len(prompt) for prompt in prompts}
-    if len(lengths) != 1:
-        raise ValueError(f"expected prompts of one length, found {sorted(lengths)}")
-    return lengths.pop()
-
-
-def _load(folder: Path, threads: int | None) -> tuple[Any, Any]:
-    import onnxruntime_genai  # slow to load, and not needed to read a task or check a folder
-
-    onnxruntime_genai.disable_telemetry_events()
-    config = onnxruntime_genai.Config(str(folder))
-    if threads is not None:
-        options = {"session_options": {"intra_op_num_threads": threads}}
-        config.overlay(json.dumps({"model": {"decoder": options}}))
-    return onnxruntime_genai, onnxruntime_genai.Model(config)

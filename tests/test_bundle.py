@@ -20,17 +20,22 @@ SCORE = {
     "tool_accuracy": 0.99, "no_call_precision": 1.0, "no_call_recall": 0.5,
 }  # fmt: skip
 SPEED = {"latency_p50_ms": 12.3, "latency_p95_ms": 45.6, "peak_rss_mib": 300}
+SURE = {"n": 50, "threshold": 0.75, "coverage": 0.8, "accuracy_answered": 0.975}
+CURVE = {"intercept": 1.0, "slope": 2.0, "threshold": 0.75}
 ORIGIN = {"source": "hub", "repo": "some/base", "licence": "apache-2.0"}
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parts")
-    for name, values in {"score": SCORE, "speed": SPEED, "base": ORIGIN}.items():
+    made = {"score": SCORE, "speed": SPEED, "base": ORIGIN, "sure": SURE, "curve": CURVE}
+    for name, values in made.items():
         write_json(folder / f"{name}.json", values)
     (folder / "train.jsonl").write_text("{}\n")
-    results = {"evaluation": folder / "score.json", "benchmark": folder / "speed.json"}
-    return results, {"base": folder / "base.json", "train_queries": folder / "train.jsonl"}
+    names = {"evaluation": "score", "benchmark": "speed", "confidence": "sure"}
+    results = {key: folder / f"{name}.json" for key, name in names.items()}
+    inputs = {"base": folder / "base.json", "train_queries": folder / "train.jsonl"}
+    return results, inputs, folder / "curve.json"
 
 
 @pytest.fixture
@@ -41,12 +46,15 @@ def bundle(taught_onnx, lamps, parts, tmp_path):
 
 def test_it_answers_and_says_what_it_is(bundle):
     model = supertiny.load(bundle)
-    assert model.predict("Garage light on") == ToolCall("LightOn", {"area": "Garage"})
+    prediction = model.predict("Garage light on")
+    assert prediction == ToolCall("LightOn", {"area": "Garage"})
+    assert prediction.ask_teacher is (prediction.confidence < CURVE["threshold"])
     lineage = read_json(bundle / "lineage.json")
     assert lineage["base"] == ORIGIN
     assert lineage["inputs"].keys() == {"train_queries"}
     card = (bundle / "README.md").read_text()
     assert "90.0% (80.0% to 95.0%)" in card and "12 ms" in card and "some/base" in card
+    assert "80.0% itself, 97.5% of them right" in " ".join(card.split())
     assert subprocess.run(["sha256sum", "-c", "--quiet", SUMS], cwd=bundle).returncode == 0
 
 

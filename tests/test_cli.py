@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from supertiny import cli
+from supertiny.io import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -74,6 +76,45 @@ def test_bad_lines_are_reported_by_number_and_the_others_answered(capsys, taught
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["in.jsonl", "out.jsonl"]
 
 
+@pytest.fixture
+def unsure(taught_onnx, tmp_path):
+    """The taught model, told to be sure of nothing."""
+    shutil.copytree(taught_onnx, tmp_path / "unsure")
+    write_json(tmp_path / "unsure/confidence.json", {"intercept": 0, "slope": 0, "threshold": 0.6})
+    return str(tmp_path / "unsure")
+
+
+def test_an_uncertain_call_is_printed_with_its_confidence_and_exits_4(capsys, unsure):
+    code, out, err = run(capsys, "predict", "--model", unsure, "dim it to 30")
+    call = {"arguments": {"brightness": 30}, "name": "Dim"}
+    assert (code, err) == (4, "")
+    assert json.loads(out) == {**call, "ask_teacher": True, "confidence": 0.5}
+
+
+def test_uncertain_calls_of_a_file_are_marked_and_counted_and_no_failure(capsys, unsure, tmp_path):
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"query": "on", "confidence": 7}\n{"query": "", "ask_teacher": 7}\n')
+    code, out, err = run(capsys, "predict", "--model", unsure, "--input", str(source))
+    call = {"arguments": {}, "name": "LightOn"}
+    first, second = (json.loads(line) for line in out.splitlines())
+    assert first == {"query": "on", "call": call, "ask_teacher": True, "confidence": 0.5}
+    assert second == {"query": "", "error": "query is blank"}
+    assert code == 1  # for the blank one
+    assert "2 lines: 1 calls, 1 failed, 1 to ask the teacher" in err
+    source.write_text('{"query": "on"}\n')
+    assert run(capsys, "predict", "--model", unsure, "--input", str(source))[0] == 0
+
+
+def test_a_stream_prints_the_answer_and_then_the_call(capsys, taught_onnx):
+    model = ["--model", str(taught_onnx), "--stream"]
+    code, out, _ = run(capsys, "predict", *model, "dim it to 30")
+    call = '{"arguments":{"brightness":30},"name":"Dim"}'
+    assert (code, out) == (0, f" dim\n brightness 30\n{call}\n")
+    code, out, err = run(capsys, "predict", *model, " ")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: no legal call: query is blank")
+
+
 def test_dashes_are_standard_input_and_output(capsys, monkeypatch, taught_onnx):
     class Stdin:
         buffer = io.BytesIO(b'{"query": "on"}\n')
@@ -105,6 +146,7 @@ def test_rows_keep_their_order_over_chunks(capsys, monkeypatch, taught_onnx, tmp
         (["predict"], "either a query or --input"),
         (["predict", "on", "--input", "x"], "either a query or --input"),
         (["predict", "on", "--output", "x"], "--output needs --input"),
+        (["predict", "--stream", "--input", "x"], "--stream needs a query"),
         (["predict", "on", "--threads", "0"], "found '0', expected a whole number from 1"),
         (["predict", "--input", "missing.jsonl"], "--input missing.jsonl: file not found"),
         (["predict", "on", "--model", "missing"], "missing: not found; make it with `dvc repro`"),

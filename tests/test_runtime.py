@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supertiny.calls import ToolCall
+from supertiny.decoding import MAX_BATCH, equal_length_batches
 from supertiny.errors import CallError, UserError
-from supertiny.runtime import MAX_BATCH, MODEL_FILES, OnnxStudent, equal_length_batches, spread
+from supertiny.modelfolder import MODEL_FILES
+from supertiny.runtime import OnnxStudent, spread
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,6 +77,17 @@ def test_an_answer_ends_before_the_end_token_and_at_the_limit(taught):
     assert taught.generate([prompt], len(whole))[0] == whole
     longer = taught.encode("dim to 30 it")  # shares the batch, its answer may go on for longer
     assert taught.generate([prompt, longer], 64)[0] == whole
+
+
+def test_half_a_call_is_no_call_though_it_reads_as_one(taught):
+    query = "please dim the Hall to 50"
+    ids = taught.generate([taught.encode(query)], 64)[0]
+    readable = [n for n in range(1, len(ids)) if taught._is_legal(taught.decode(ids[:n]))]
+    for limit in [*readable, len(ids)]:
+        with pytest.raises(CallError, match=f"did not end within {limit} tokens"):
+            taught.predict(query, limit)
+        assert isinstance(taught.predict_many([query], limit)[0], CallError)
+    assert taught.predict(query, len(ids) + 1).name == "Dim"
 
 
 @pytest.mark.parametrize(

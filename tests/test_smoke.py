@@ -9,11 +9,13 @@ import pytest
 import yaml
 from project import make_project, run
 
-STAGES = {
-    "fetch", "prepare", "sft", "rl", "export", "quantize@int8", "evaluate@rules", "evaluate@base",
-    "evaluate@sft", "evaluate@fp32", "evaluate@int8", "benchmark@fp32", "benchmark@int8",
-    "divergence@int8", "gate", "bundle", "report",
+TRAINED = {
+    "sft", "rl", "logits", "prune", "distill", "export", "quantize@int8", "quantize@int4",
+    "evaluate@sft", "evaluate@rl", "evaluate@pruned", "evaluate@tiny", "evaluate@fp32",
+    "evaluate@int8", "evaluate@int4", "benchmark@fp32", "benchmark@int8", "benchmark@int4",
+    "divergence@int8", "divergence@int4", "confidence", "gate", "bundle", "report",
 }  # fmt: skip
+STAGES = {"fetch", "prepare", "evaluate@rules", "evaluate@base"} | TRAINED
 DVC = str(Path(sys.executable).parent / "dvc")
 
 
@@ -83,10 +85,7 @@ def test_a_changed_sft_param_reruns_sft_and_what_is_behind_it(project):
         planned = {line.split("'")[1] for line in plan.splitlines() if line.startswith("Running")}
     finally:
         params.write_text(before)
-    assert planned == {
-        "sft", "rl", "export", "quantize@int8", "evaluate@sft", "evaluate@fp32", "evaluate@int8",
-        "benchmark@fp32", "benchmark@int8", "divergence@int8", "gate", "bundle", "report",
-    }  # fmt: skip
+    assert planned == TRAINED
 
 
 def test_two_cold_runs_give_the_same_hashes(project, tmp_path):

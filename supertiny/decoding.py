@@ -1,0 +1,153 @@
+"""Greedy decoding in ONNX Runtime GenAI: many prompts of one length, or one under a grammar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from supertiny.io import read_json
+
+MAX_FORCED_TOKENS = 64  # that a grammar may append in one step, past the limit of an answer
+MAX_BATCH = 32  # rows; ONNX Runtime GenAI takes no more
+
+
+class Engine:
+    """A model folder, loaded.
+
+    Args:
+        threads: CPU threads of one forward pass; None leaves ONNX Runtime's own choice.
+    """
+
+    def __init__(self, folder: Path, threads: int | None) -> None:
+        import onnxruntime_genai  # slow to load, and not needed to read a task or check a folder
+
+        onnxruntime_genai.disable_telemetry_events()
+        config = onnxruntime_genai.Config(str(folder))
+        if threads is not None:
+            options = {"session_options": {"intra_op_num_threads": threads}}
+            config.overlay(json.dumps({"model": {"decoder": options}}))
+        self._genai, self._model = onnxruntime_genai, onnxruntime_genai.Model(config)
+        model = read_json(folder / "genai_config.json")["model"]
+        ends = model["eos_token_id"]
+        self.end_ids = frozenset(ends if isinstance(ends, list) else [ends])
+        self.start_id: int = model["bos_token_id"]
+
+    def generator(self, batch_size: int, max_length: int, grammar: str | None = None) -> Any:
+        """A generator of ONNX Runtime GenAI that decodes greedily."""
+        params = self._genai.GeneratorParams(self._model)
+        params.set_search_options(batch_size=batch_size, max_length=max_length, do_sample=False)
+        if grammar is not None:
+            params.set_guidance("lark_grammar", grammar, True)  # forced tokens are not computed
+        return self._genai.Generator(self._model, params)
+
+    def until_end(self, ids: list[int]) -> list[int]:
+        """Token ids up to the first end token, without it."""
+        return next((ids[:at] for at, token in enumerate(ids) if token in self.end_ids), ids)
+
+
+class Greedy:
+    """Greedy continuations of prompts of one length; iterate to take one step after the other.
+
+    Args:
+        grammar: what one single prompt's answer must follow.
+        scored: whether to keep how likely the model found each token that it chose.
+
+    Raises:
+        ValueError: the prompts differ in length.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        grammar: str | None = None,
+        scored: bool = False,
+    ) -> None:
+        self._engine, self._rows, self.scored = engine, len(prompts), scored
+        self._width, self.limit = _common_length(prompts), max_new_tokens
+        self._steps: list[np.ndarray] = []
+        # Room for what is forced at the very end: the engine fails on tokens over the length.
+        self._room = self._width + max_new_tokens + (MAX_FORCED_TOKENS if grammar else 0)
+        self._generator = engine.generator(self._rows, self._room, grammar)
+        self._generator.append_tokens(np.array(prompts, dtype=np.int32))
+
+    def __iter__(self) -> Iterator[None]:
+        generator, end = self._generator, self._width + self.limit
+        while not generator.is_done() and generator.token_count() < end:
+            # Taken before the step, so before the grammar has struck out what it forbids.
+            logits = last_logits(generator) if self.scored else None
+            generator.generate_next_token()
+            if logits is not None:
+                logits = logits.reshape(self._rows, -1)
+                chosen = [self._chosen(row, logits[row]) for row in range(self._rows)]
+                self._steps.append(log_probabilities(logits, chosen))
+            yield
+
+    def _chosen(self, row: int, logits: np.ndarray) -> int:
+        # Forced tokens come before the one that the logits chose, and the end tokens that end the
+        # last rows are not appended.
+        generator, ends = self._generator, self._engine.end_ids
+        if generator.is_done() and generator.token_count() < self._room:
+            return max(ends, key=lambda end: float(logits[end]))
+        return int(generator.get_sequence(row)[-1])
+
+    def finish(self) -> Greedy:
+        """Take all the steps that are left."""
+        for _ in self:
+            pass
+        return self
+
+    def ids(self, row: int = 0) -> list[int]:
+        """What a row has so far: at most ``max_new_tokens``, up to the end token, without it."""
+        # A row that ends before its batch does is filled up with the padding token.
+        tokens = [int(token) for token in self._generator.get_sequence(row)]
+        return self._engine.until_end(tokens[self._width :])[: self.limit]
+
+    def log_probabilities(self, row: int = 0) -> np.ndarray:
+        """Of each token that a row's answer chose, the end token's among them, in nats.
+
+        Under no grammar the model's own; tokens that a grammar forces are not computed and have
+        none.
+        """
+        return np.array([step[row] for step in self._steps[: len(self.ids(row)) + 1]])
+
+
+def last_logits(generator: Any) -> np.ndarray:
+    """Logits of the next token, a copy: shape (rows * vocabulary,), fp32."""
+    return np.array(generator.get_logits(), dtype=np.float32).reshape(-1)
+
+
+def log_probabilities(logits: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
+    """Of one chosen token a row, in nats: logits of shape (rows, vocabulary) to (rows,)."""
+    top = logits.max(-1)
+    total = np.log(np.exp(logits - top[:, None]).sum(-1))
+    return logits[np.arange(len(logits)), np.asarray(chosen)] - top - total
+
+
+def equal_length_batches(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Indices of prompts in batches of one length each, at most ``batch_size`` a batch.
+
+    Like prompts come together, since like commands have answers of like length and a batch runs
+    until its longest answer ends.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), prompts[index]))
+    batch: list[int] = []
+    for index in order:
+        if batch and (len(batch) == batch_size or len(prompts[index]) != len(prompts[batch[0]])):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _common_length(prompts: Sequence[Sequence[int]]) -> int:
+    lengths = {len(prompt) for prompt in prompts}
+    if len(lengths) != 1:
+        raise ValueError(f"expected prompts of one length, found {sorted(lengths)}")
+    return lengths.pop()
