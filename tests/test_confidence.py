@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import confidence as confidence_stage
-from supertiny import calibration as fitting
+from supertiny import confidence_fit as fitting
 from supertiny.calls import ToolCall
 from supertiny.confidence import Calibration, Prediction, raw_score, read_calibration
 from supertiny.decoding import Greedy, log_probabilities
