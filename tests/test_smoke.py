@@ -10,9 +10,10 @@ import yaml
 from project import make_project, run
 
 STAGES = {
-    "fetch", "prepare", "sft", "export", "quantize@int8", "evaluate@rules", "evaluate@base",
-    "evaluate@sft", "evaluate@fp32", "evaluate@int8", "benchmark@fp32", "benchmark@int8",
-    "divergence@int8", "gate", "bundle", "report",
+    "fetch", "prepare", "sft", "export", "quantize@int8", "quantize@int4", "evaluate@rules",
+    "evaluate@base", "evaluate@sft", "evaluate@fp32", "evaluate@int8", "evaluate@int4",
+    "benchmark@fp32", "benchmark@int8", "benchmark@int4", "divergence@int8", "divergence@int4",
+    "gate", "bundle", "report",
 }  # fmt: skip
 DVC = str(Path(sys.executable).parent / "dvc")
 
@@ -53,7 +54,11 @@ def test_a_second_repro_runs_nothing(project):
     [
         (("sft", "learning_rate"), 0.5, {"sft"}),
         (("evaluate", "few_shot"), 3, {stage for stage in STAGES if stage.startswith("evaluate")}),
-        (("benchmark", "usd_per_hour"), 7.0, {"benchmark@fp32", "benchmark@int8"}),
+        (
+            ("benchmark", "usd_per_hour"),
+            7.0,
+            {"benchmark@fp32", "benchmark@int8", "benchmark@int4"},
+        ),
         (("report", "examples"), 3, {"report"}),
         (("prepare", "train_rows"), 301, {"prepare"}),
         (("fetch", "random_layers"), 3, {"fetch"}),
@@ -84,8 +89,9 @@ def test_a_changed_sft_param_reruns_sft_and_what_is_behind_it(project):
     finally:
         params.write_text(before)
     assert planned == {
-        "sft", "export", "quantize@int8", "evaluate@sft", "evaluate@fp32", "evaluate@int8",
-        "benchmark@fp32", "benchmark@int8", "divergence@int8", "gate", "bundle", "report",
+        "sft", "export", "quantize@int8", "quantize@int4", "evaluate@sft", "evaluate@fp32",
+        "evaluate@int8", "evaluate@int4", "benchmark@fp32", "benchmark@int8", "benchmark@int4",
+        "divergence@int8", "divergence@int4", "gate", "bundle", "report",
     }  # fmt: skip
 
 
