@@ -61,19 +61,22 @@ def quantize_onnx(
         raise UserError(f"quantize: variant {variant!r}; allowed: {', '.join(sorted(BITS))}")
 
     def post(folder: Path) -> None:
-        _round_graph(folder, variant, params, learned or {}, keep)
+        round_graph(folder, variant, params, learned or {}, keep)
 
     export_onnx(source, task, out, "fp32", {"shared_embeddings": "false"}, post)
 
 
-def _round_graph(
+def round_graph(
     folder: Path,
     variant: str,
     params: Quantize,
     learned: Mapping[str, Rounded],
     keep: frozenset[tuple[int, str]],
 ) -> None:
-    """Replace every fp32 matrix of a graph that the model builder made by a rounded one."""
+    """Replace every fp32 matrix of the graph in ``folder`` by a rounded one; see `quantize_onnx`.
+
+    The folder is one that the model builder made in fp32, with an embedding apart from the head.
+    """
     path = folder / "model.onnx"
     model = onnx.load(path)
     graph = model.graph
@@ -94,13 +97,13 @@ def _round_graph(
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.name == _HEAD:
-            nodes += [_product(graph, node, head)]
+            nodes += [matmul_nbits(graph, node, head)]
         elif node.name == lookups[0].name:
             nodes += _lookup(graph, node, rows, shared)
         elif node.op_type == "MatMul":
             weight = _weight(tensors[node.input[1]])
             nodes += [
-                _product(graph, node, _layer(node.name, weight, variant, params, learned, keep))
+                matmul_nbits(graph, node, _layer(node.name, weight, variant, params, learned, keep))
             ]
         else:
             nodes += [node]
@@ -148,7 +151,7 @@ def _weight(tensor: onnx.TensorProto) -> np.ndarray:
     return np.ascontiguousarray(numpy_helper.to_array(tensor).T)
 
 
-def _product(graph: onnx.GraphProto, node: onnx.NodeProto, rounded: Rounded) -> onnx.NodeProto:
+def matmul_nbits(graph: onnx.GraphProto, node: onnx.NodeProto, rounded: Rounded) -> onnx.NodeProto:
     """A MatMulNBits in the place of a MatMul; its tensors are added to the graph."""
     name = node.name.removeprefix("/").removesuffix("/MatMul").replace("/", ".")
     inputs = [node.input[0], *_add_tensors(graph, name, rounded)]

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from conftest import LESSONS, files
@@ -15,9 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from supertiny.calibration import calibrated, encode, load_model
 from supertiny.errors import UserError
+from supertiny.export import export_onnx
 from supertiny.io import read_json, write_json
 from supertiny.params.quantize import Quantize
-from supertiny.quantize import quantize_onnx, shares
+from supertiny.quantize import matmul_nbits, quantize_onnx, round_graph, shares
 from supertiny.rounding import Rounded, round_to_nearest
 from supertiny.runtime import OnnxStudent
 from supertiny.sensitivity import Loss, most_sensitive, sensitivity
@@ -74,10 +76,22 @@ def learned(taught_model, rows):
 
 
 @pytest.fixture(scope="module")
-def taught_int8(taught_model, lamps, tmp_path_factory):
-    out = tmp_path_factory.mktemp("onnx") / "int8"
-    quantize_onnx(taught_model, lamps, out, "int8", PARAMS)
+def unrounded(taught_model, lamps, tmp_path_factory):
+    """What the model builder makes of the taught model, before any matrix is rounded."""
+    out = tmp_path_factory.mktemp("onnx") / "unrounded"
+    export_onnx(taught_model, lamps, out, "fp32", {"shared_embeddings": "false"})
     return out
+
+
+def rounded_copy(source, out, variant, params, learned=None, keep=frozenset()):
+    shutil.copytree(source, out)
+    round_graph(out, variant, params, learned or {}, keep)
+    return out
+
+
+@pytest.fixture(scope="module")
+def taught_int8(unrounded, tmp_path_factory):
+    return rounded_copy(unrounded, tmp_path_factory.mktemp("onnx") / "int8", "int8", PARAMS)
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +123,6 @@ def test_a_width_that_does_not_divide_is_refused_before_anything_is_written():
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_onnx_runtime_reads_the_packed_weights_as_they_were_rounded(bits, symmetric):
-    import onnxruntime
-
-    from supertiny.quantize import _product
-
     generator = np.random.default_rng(1)
     rounded = round_to_nearest(
         generator.normal(0.5, 1, (64, 96)).astype(np.float32), bits, 32, symmetric
@@ -124,7 +134,9 @@ def test_onnx_runtime_reads_the_packed_weights_as_they_were_rounded(bits, symmet
         [helper.make_tensor_value_info("x", 1, [None, 96])],
         [helper.make_tensor_value_info("y", 1, [None, 64])],
     )
-    node = _product(graph, helper.make_node("MatMul", ["x", "w"], ["y"], name="/a/MatMul"), rounded)
+    node = matmul_nbits(
+        graph, helper.make_node("MatMul", ["x", "w"], ["y"], name="/a/MatMul"), rounded
+    )
     next(a for a in node.attribute if a.name == "accuracy_level").i = 1  # fp32 inputs
     graph.node.append(node)
     opsets = [helper.make_opsetid("", 22), helper.make_opsetid("com.microsoft", 1)]
@@ -237,30 +249,43 @@ def test_no_fp32_matrix_is_left(variant, request):
     assert left == []
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_a_tied_head_is_stored_once_and_an_untied_one_apart(bits, taught_model, lamps, tmp_path):
-    source = tmp_path / "untied"
-    shutil.copytree(taught_model, source)
-    weights = load_file(source / "model.safetensors")
+@pytest.fixture(scope="module")
+def untied_model(taught_model, tmp_path_factory):
+    """The taught model with a head of its own, twice the embedding."""
+    out = tmp_path_factory.mktemp("models") / "untied"
+    shutil.copytree(taught_model, out)
+    weights = load_file(out / "model.safetensors")
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"] * 2
-    save_file(weights, source / "model.safetensors", {"format": "pt"})
-    config = read_json(source / "config.json")
-    write_json(source / "config.json", config | {"tie_word_embeddings": False})
+    save_file(weights, out / "model.safetensors", {"format": "pt"})
+    config = read_json(out / "config.json")
+    write_json(out / "config.json", config | {"tie_word_embeddings": False})
+    return out
+
+
+@pytest.fixture(scope="module")
+def unrounded_untied(untied_model, lamps, tmp_path_factory):
+    out = tmp_path_factory.mktemp("onnx") / "untied"
+    export_onnx(untied_model, lamps, out, "fp32", {"shared_embeddings": "false"})
+    return out
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_head_is_stored_once_and_an_untied_one_apart(bits, tied, request, tmp_path):
+    prefix, source = ("", "taught_model") if tied else ("_untied", "untied_model")
+    unrounded = request.getfixturevalue(f"unrounded{prefix}")
     params = changed(embedding_bits=bits)
-    for name, folder in (("tied", taught_model), ("untied", source)):
-        quantize_onnx(folder, lamps, tmp_path / name / "onnx", "int4", params)
-    tied, untied = tensors(tmp_path / "tied/onnx"), tensors(tmp_path / "untied/onnx")
-    assert "lm_head.codes" in tied and "model.embed_tokens.codes" not in tied
-    head = in_file(tmp_path / "untied/onnx", "lm_head", bits)
-    table = in_file(tmp_path / "untied/onnx", "model.embed_tokens", bits)
-    assert np.allclose(head, 2 * table) and untied["lm_head.codes"].nbytes == head.size * bits // 8
-    for name in ("tied", "untied"):
-        student = OnnxStudent(tmp_path / name / "onnx")
-        logits = student.logits(student.encode(QUERIES[3]), [5])
-        model = load_model(taught_model if name == "tied" else source)
-        with torch.inference_mode():
-            wanted = model(torch.tensor([student.encode(QUERIES[3])])).logits[0, -1].numpy()
-        assert np.corrcoef(logits[0], wanted)[0, 1] > 0.9
+    folder = rounded_copy(unrounded, tmp_path / "onnx", "int4", params)
+    assert ("model.embed_tokens.codes" in tensors(folder)) != tied
+    weights = load_model(request.getfixturevalue(source))
+    table = weights.get_input_embeddings().weight.detach().numpy()
+    head = in_file(folder, "lm_head", bits)
+    assert np.abs(head - (1 if tied else 2) * table).max() < 2**-bits * 2 * np.abs(head).max()
+    student = OnnxStudent(folder)
+    prompt = student.encode(QUERIES[3])
+    with torch.inference_mode():
+        wanted = weights(torch.tensor([prompt])).logits[0, -1].numpy()
+    assert np.corrcoef(student.logits(prompt, [5])[0], wanted)[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("variant", ["int8", "int4"])
@@ -276,10 +301,10 @@ def test_the_same_seed_gives_the_same_bytes(taught_model, taught_int4, learned, 
     assert files(taught_int4) == files(tmp_path / "again")
 
 
-def test_kept_parts_are_in_8_bits_and_the_others_are_not(taught_model, learned, lamps, tmp_path):
+def test_kept_parts_are_in_8_bits_and_the_others_are_not(unrounded, learned, tmp_path):
     keep = frozenset({(1, "feed_forward")})
-    quantize_onnx(taught_model, lamps, tmp_path / "kept", "int4", PARAMS, learned, keep)
-    graph = onnx.load(tmp_path / "kept" / "model.onnx", load_external_data=False).graph
+    folder = rounded_copy(unrounded, tmp_path / "kept", "int4", PARAMS, learned, keep)
+    graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
     bits = {
         node.name: next(a.i for a in node.attribute if a.name == "bits")
         for node in graph.node
