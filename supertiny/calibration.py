@@ -25,6 +25,7 @@ from supertiny.task import Task
 
 Encoded = tuple[list[int], list[int]]  # token ids of a prompt and of its answer
 _BATCH = 8  # rows of one AutoRound step
+_TENSORS = (".qweight", ".qzeros", ".scales")  # of a rounded layer, in the layout of GPTQ
 
 
 def encode(source: Path, rows: Sequence[Mapping[str, Any]], task: Task) -> list[Encoded]:
@@ -74,17 +75,14 @@ def calibrated(source: Path, rows: Sequence[Encoded], params: Quantize) -> dict[
     sequences = [(prompt + answer)[: params.calibration_tokens] for prompt, answer in rows]
     tensors = _METHODS[params.method](load_model(source), sequences, params)
     names = sorted(name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight"))
-    return {
-        name: from_gptq(*(tensors[f"{name}.{part}"] for part in ("qweight", "qzeros", "scales")))
-        for name in names
-    }
+    return {name: from_gptq(*(tensors[name + part] for part in _TENSORS)) for name in names}
 
 
 def _autoround(
     model: Any, sequences: Sequence[list[int]], params: Quantize
 ) -> dict[str, np.ndarray]:
     from neural_compressor.torch.quantization import AutoRoundConfig, convert, prepare
-    from safetensors.numpy import load_file
+    from safetensors import safe_open
 
     # It takes no sequence shorter than ``seqlen``, so rows are padded behind their end.
     width = params.calibration_tokens
@@ -116,7 +114,9 @@ def _autoround(
         done = convert(prepared)
         tensors: dict[str, np.ndarray] = {}
         for file in sorted(Path(done.name_or_path).glob("*.safetensors")):
-            tensors |= load_file(file)
+            with safe_open(file, "numpy") as opened:
+                names = [name for name in opened.keys() if name.endswith(_TENSORS)]  # noqa: SIM118
+                tensors |= {name: opened.get_tensor(name) for name in names}
     return tensors
 
 
@@ -134,7 +134,8 @@ def _gptq(model: Any, sequences: Sequence[list[int]], params: Quantize) -> dict[
     for sequence in sequences:
         prepared(torch.tensor([sequence]))
     done = convert(prepared)
-    return {name: tensor.numpy() for name, tensor in done.state_dict().items()}
+    state = done.state_dict()
+    return {name: state[name].numpy() for name in state if name.endswith(_TENSORS)}
 
 
 _METHODS = {"autoround": _autoround, "gptq": _gptq}
