@@ -56,11 +56,17 @@ def measure(
         lost = round(exact - results["exact_match"], 6)
         tools = evaluations / f"{variant}.tools.tsv"
         checks += [
-            Check(f"{variant}_exact_match_lost", lost, _bound(params, variant), True, errors),
+            Check(
+                f"{variant}_exact_match_lost",
+                lost,
+                _bound(params, f"{variant}_exact_match_lost"),
+                True,
+                errors,
+            ),
             Check(
                 f"{variant}_kl",
                 read_json(divergence)["kl"],
-                params.max_kl,
+                _bound(params, f"{variant}_kl"),
                 True,
                 str(divergence),
             ),
@@ -75,8 +81,8 @@ def measure(
     return checks
 
 
-def _bound(params: Gate, variant: str) -> float:
-    bound: float = getattr(params, f"max_{variant}_exact_match_lost")
+def _bound(params: Gate, check: str) -> float:
+    bound: float = getattr(params, f"max_{check}")
     return bound
 
 

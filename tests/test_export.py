@@ -1,37 +1,19 @@
-"""Export and quantization: parity with PyTorch, same bytes twice, nothing half-made."""
+"""Export: parity with PyTorch, same bytes twice, nothing half-made."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from conftest import LESSONS
+from conftest import LESSONS, files
 from transformers import LlamaForCausalLM
 
 from supertiny.errors import UserError
 from supertiny.export import export_onnx, parity
-from supertiny.quantize import quantize_onnx, share_embedding
 from supertiny.runtime import OnnxStudent
 
 QUERIES = [lesson["query"] for lesson in LESSONS]
-TABLE = "model.embed_tokens.weight"
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-@pytest.fixture(scope="module")
-def taught_int8(taught_model, lamps, tmp_path_factory):
-    out = tmp_path_factory.mktemp("onnx") / "int8"
-    quantize_onnx(taught_model, lamps, out, "int8", 32)
-    return out
 
 
 def test_fp32_gives_the_tokens_and_logits_of_torch(taught_model, taught_onnx):
@@ -91,11 +73,6 @@ def test_two_exports_have_the_same_bytes_and_no_path(tiny_model, tiny_onnx, lamp
     assert [name for name, data in second.items() if any(trace in data for trace in traces)] == []
 
 
-def test_two_quantizations_have_the_same_bytes(taught_model, taught_int8, lamps, tmp_path):
-    quantize_onnx(taught_model, lamps, tmp_path / "again", "int8", 32)
-    assert files(taught_int8) == files(tmp_path / "again")
-
-
 def test_a_failed_build_leaves_the_old_folder_and_nothing_else(tiny_model, lamps, tmp_path):
     out = tmp_path / "model"
     out.mkdir()
@@ -117,40 +94,3 @@ def test_missing_weights_are_a_users_mistake(lamps, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="builder failed"):
         export_onnx(tmp_path, lamps, tmp_path / "out", "fp32")
-
-
-def test_int8_still_answers_what_was_taught(taught_int8, lamps):
-    student = OnnxStudent(taught_int8)
-    assert [student.predict(query).to_json()["name"] for query in QUERIES] == [
-        lesson["call"]["name"] for lesson in LESSONS
-    ]
-
-
-def test_the_shared_embedding_is_the_fp32_one_up_to_rounding(
-    taught_model, taught_int8, lamps, tmp_path
-):
-    """Logits with the shared table are as near to fp32's as with the table kept in fp32."""
-    export_onnx(taught_model, lamps, tmp_path / "kept", "int8", {"block_size": "32"})
-    names = [tensor.name for tensor in onnx.load(taught_int8 / "model.onnx").graph.initializer]
-    assert TABLE not in names
-    shared, kept = OnnxStudent(taught_int8), OnnxStudent(tmp_path / "kept")
-    prompt = kept.encode(QUERIES[3])
-    answer = kept.generate([prompt], 8)[0]
-    gap = np.abs(shared.logits(prompt, answer) - kept.logits(prompt, answer)).max()
-    assert 0 < gap < 0.5
-    size = (tmp_path / "kept" / "model.onnx.data").stat().st_size
-    assert (taught_int8 / "model.onnx.data").stat().st_size < size - 640 * 64 * 3
-
-
-def test_an_untied_table_is_kept(taught_model, lamps, tmp_path):
-    export_onnx(taught_model, lamps, tmp_path / "kept", "int8", {"block_size": "32"})
-    path = tmp_path / "kept" / "model.onnx"
-    model = onnx.load(path)
-    table = next(tensor for tensor in model.graph.initializer if tensor.name == TABLE)
-    values = onnx.numpy_helper.to_array(table).copy()
-    values[7] += 1  # one token's row differs from the head's
-    table.CopyFrom(onnx.numpy_helper.from_array(values, TABLE))
-    (tmp_path / "kept" / "model.onnx.data").unlink()
-    onnx.save(model, path, save_as_external_data=True, location="model.onnx.data")
-    share_embedding(tmp_path / "kept")
-    assert TABLE in [tensor.name for tensor in onnx.load(path).graph.initializer]

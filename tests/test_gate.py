@@ -16,10 +16,13 @@ PARAMS = Gate(
     enforce=True,
     min_greedy_identity=1.0,
     max_int8_exact_match_lost=0.01,
-    max_kl=0.02,
+    max_int8_kl=0.02,
+    max_int4_exact_match_lost=0.015,
+    max_int4_kl=0.1,
     rarest_tools=2,
     min_rarest_exact_match=0.6,
 )
+VARIANTS = ("int8", "int4")
 TOOLS = "tool\tn\texact_match\nOn\t900\t0.9\nMow\t10\t0.5\nDock\t30\t0.7\n"
 
 
@@ -30,24 +33,27 @@ def write(folder: Path, **changes):
         "export": {"greedy_identical": 100, "parity_rows": 100},
         "eval/home/fp32": {"exact_match": 0.95},
         "eval/home/int8": {"exact_match": 0.94},
+        "eval/home/int4": {"exact_match": 0.935},
         "divergence/int8": {"kl": 0.02},
+        "divergence/int4": {"kl": 0.1},
     }
     for name, values in files.items():
         path = folder / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({**values, **changes.get(name, {})}))
-    (folder / "eval/home/int8.tools.tsv").write_text(changes.get("tools", TOOLS))
+    for variant in VARIANTS:
+        (folder / f"eval/home/{variant}.tools.tsv").write_text(changes.get(variant, TOOLS))
     return folder
 
 
 def broken(folder):
-    return [c.name for c in measure(folder, "home", "fp32", ["int8"], PARAMS) if not c.holds]
+    return [c.name for c in measure(folder, "home", "fp32", VARIANTS, PARAMS) if not c.holds]
 
 
 def test_bounds_that_are_just_kept(tmp_path):
-    checks = measure(write(tmp_path), "home", "fp32", ["int8"], PARAMS)
+    checks = measure(write(tmp_path), "home", "fp32", VARIANTS, PARAMS)
     assert [check.name for check in checks if not check.holds] == []
-    assert len(checks) == 5 and flat(checks)["broken"] == 0
+    assert len(checks) == 8 and flat(checks)["broken"] == 0
     assert flat(checks)["int8_rarest_tools_exact_match"] == pytest.approx((5 + 21) / 40)
 
 
@@ -58,7 +64,10 @@ def test_bounds_that_are_just_kept(tmp_path):
         ({"export": {"greedy_identical": 99}}, "fp32_greedy_identity"),
         ({"eval/home/int8": {"exact_match": 0.9399}}, "int8_exact_match_lost"),
         ({"divergence/int8": {"kl": 0.0201}}, "int8_kl"),
-        ({"tools": TOOLS.replace("0.7", "0.6")}, "int8_rarest_tools_exact_match"),
+        ({"int8": TOOLS.replace("0.7", "0.6")}, "int8_rarest_tools_exact_match"),
+        ({"eval/home/int4": {"exact_match": 0.9349}}, "int4_exact_match_lost"),
+        ({"divergence/int4": {"kl": 0.101}}, "int4_kl"),
+        ({"int4": TOOLS.replace("0.7", "0.6")}, "int4_rarest_tools_exact_match"),
     ],
 )
 def test_each_bound_is_seen_to_break(tmp_path, changes, name):
@@ -85,7 +94,7 @@ def test_the_stage_stops_only_where_it_is_told_to(tmp_path, enforce, code):
     assert "enforce: false" in text, "the smoke profile only reports"
     params.write_text(text.replace("enforce: false", f"enforce: {str(enforce).lower()}"))
     done = subprocess.run(
-        [sys.executable, "-m", "stages.gate", "int8"],
+        [sys.executable, "-m", "stages.gate", *VARIANTS],
         cwd=project,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

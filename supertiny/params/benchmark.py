@@ -9,7 +9,7 @@ from supertiny.params.core import param
 class Benchmark:
     """What is timed, and the price that makes seconds into money."""
 
-    variants: tuple[str, ...] = param("ONNX variants to time", choices=("fp32", "int8"))
+    variants: tuple[str, ...] = param("ONNX variants to time", choices=("fp32", "int8", "int4"))
     queries: int = param("test inputs that are timed, spread evenly", ge=1)
     warmup: int = param("inputs answered before timing starts", ge=0)
     threads: int = param("CPU threads of one forward pass", ge=1, le=256)

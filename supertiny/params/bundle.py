@@ -9,4 +9,4 @@ from supertiny.params.core import param
 class Bundle:
     """What ships."""
 
-    variant: str = param("the ONNX variant to ship", choices=("fp32", "int8"))
+    variant: str = param("the ONNX variant to ship", choices=("fp32", "int8", "int4"))

@@ -1,0 +1,141 @@
+"""Rounding learned on rows of the task: AutoRound and GPTQ through Intel Neural Compressor.
+
+AutoRound (arXiv 2309.05516) trains, layer by layer, which way each weight is rounded and how far
+each block's range is clipped, so that the layer's output on the rows stays what it was. GPTQ
+(arXiv 2210.17323) rounds column by column and lets the later columns make up for the earlier ones.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from supertiny.calls import call_from_json
+from supertiny.errors import UserError
+from supertiny.io import read_json
+from supertiny.params.quantize import Quantize
+from supertiny.rounding import Rounded, from_gptq
+from supertiny.task import Task
+
+Encoded = tuple[list[int], list[int]]  # token ids of a prompt and of its answer
+_BATCH = 8  # rows of one AutoRound step
+_TENSORS = (".qweight", ".qzeros", ".scales")  # of a rounded layer, in the layout of GPTQ
+
+
+def encode(source: Path, rows: Sequence[Mapping[str, Any]], task: Task) -> list[Encoded]:
+    """Prompt and gold answer of each row as the student reads and writes them."""
+    config = read_json(source / "config.json")
+    end = config["eos_token_id"]
+    end = min(end) if isinstance(end, list) else end
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+
+    def ids(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    return [
+        (
+            [config["bos_token_id"], *ids(task.render_prompt(row["query"]))],
+            [*ids(task.render_call(call_from_json(row["call"]))), end],
+        )
+        for row in rows
+    ]
+
+
+def load_model(source: Path) -> Any:
+    """The weights before rounding, fp32 on the CPU."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    ).eval()
+
+
+def calibrated(source: Path, rows: Sequence[Encoded], params: Quantize) -> dict[str, Rounded]:
+    """Every linear layer but the head, rounded to 4 bits by ``params.method``.
+
+    Returns:
+        Module names, such as ``model.layers.0.mlp.up_proj``, with the rounded weight (out, in).
+
+    Raises:
+        UserError: there are no rows to calibrate on.
+    """
+    if not rows:
+        raise UserError(f"quantize.method {params.method}: found no rows to calibrate on")
+    torch.manual_seed(params.seed)
+    sequences = [(prompt + answer)[: params.calibration_tokens] for prompt, answer in rows]
+    tensors = _METHODS[params.method](load_model(source), sequences, params)
+    names = sorted(name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight"))
+    return {name: from_gptq(*(tensors[name + part] for part in _TENSORS)) for name in names}
+
+
+def _autoround(
+    model: Any, sequences: Sequence[list[int]], params: Quantize
+) -> dict[str, np.ndarray]:
+    from neural_compressor.torch.quantization import AutoRoundConfig, convert, prepare
+    from safetensors import safe_open
+
+    # It takes no sequence shorter than ``seqlen``, so rows are padded behind their end.
+    width = params.calibration_tokens
+    end = sequences[0][-1]
+    with tempfile.TemporaryDirectory() as folder:
+        config = AutoRoundConfig(
+            bits=4,
+            group_size=params.block_size,
+            use_sym=params.symmetric,
+            dtype="int",
+            scheme="W4A16",
+            iters=params.iterations,
+            nsamples=len(sequences),
+            seqlen=width,
+            batch_size=min(_BATCH, len(sequences)),
+            seed=params.seed,
+            amp=False,
+            device_map="cpu",
+            export_format="auto_gptq",
+            output_dir=folder,
+        )
+        prepared = prepare(model, config)
+        for sequence in sequences:
+            gap = width - len(sequence)
+            prepared(
+                input_ids=torch.tensor([sequence + [end] * gap]),
+                attention_mask=torch.tensor([[1] * len(sequence) + [0] * gap]),
+            )
+        done = convert(prepared)
+        tensors: dict[str, np.ndarray] = {}
+        for file in sorted(Path(done.name_or_path).glob("*.safetensors")):
+            with safe_open(file, "numpy") as opened:
+                names = [name for name in opened.keys() if name.endswith(_TENSORS)]  # noqa: SIM118
+                tensors |= {name: opened.get_tensor(name) for name in names}
+    return tensors
+
+
+def _gptq(model: Any, sequences: Sequence[list[int]], params: Quantize) -> dict[str, np.ndarray]:
+    from neural_compressor.torch.quantization import GPTQConfig, convert, prepare
+
+    config = GPTQConfig(
+        bits=4,
+        group_size=params.block_size,
+        use_sym=params.symmetric,
+        # Scales of a block are those of its weights as earlier columns left them.
+        block_size=params.block_size,
+    )
+    prepared = prepare(model, config)
+    for sequence in sequences:
+        prepared(torch.tensor([sequence]))
+    done = convert(prepared)
+    state = done.state_dict()
+    return {name: state[name].numpy() for name in state if name.endswith(_TENSORS)}
+
+
+_METHODS = {"autoround": _autoround, "gptq": _gptq}

@@ -1,0 +1,69 @@
+"""Which parts of a model lose most when they alone are rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from supertiny.calibration import Encoded
+from supertiny.rounding import round_to_nearest
+
+PARTS = {"attention": "self_attn", "feed_forward": "mlp"}  # name here, name of the layer's module
+
+
+class Loss(NamedTuple):
+    """``kl``: mean over answer tokens of the KL divergence from the unrounded model, in nats."""
+
+    layer: int
+    part: str
+    kl: float
+
+
+def sensitivity(
+    model: Any, rows: Sequence[Encoded], bits: int, block_size: int, symmetric: bool
+) -> list[Loss]:
+    """Round each layer's attention or feed-forward to nearest, alone, along the rows' gold answers.
+
+    Returns:
+        One entry a part, in the order of the layers.
+    """
+    layers = model.model.layers
+    found = []
+    with torch.inference_mode():
+        wanted = [_log_probabilities(model, row) for row in rows]
+        places = [(at, part) for at in range(len(layers)) for part in PARTS]
+        for at, part in tqdm(places, unit="part", desc="sensitivity", mininterval=1.0):
+            module = getattr(layers[at], PARTS[part])
+            weights = [m.weight for m in module.modules() if isinstance(m, torch.nn.Linear)]
+            kept = [weight.clone() for weight in weights]
+            for weight in weights:
+                rounded = round_to_nearest(weight.numpy(), bits, block_size, symmetric)
+                weight.copy_(torch.from_numpy(rounded.dequantized()))
+            found.append(Loss(at, part, _kl(model, rows, wanted)))
+            for weight, old in zip(weights, kept, strict=True):
+                weight.copy_(old)
+    return found
+
+
+def most_sensitive(losses: Sequence[Loss], count: int) -> set[tuple[int, str]]:
+    """Layer and part of the ``count`` highest losses; ties go to the earlier layer."""
+    ranked = sorted(losses, key=lambda loss: (-loss.kl, loss.layer, loss.part))
+    return {(loss.layer, loss.part) for loss in ranked[:count]}
+
+
+def _log_probabilities(model: Any, row: Encoded) -> torch.Tensor:
+    prompt, answer = row
+    logits = model(torch.tensor([prompt + answer[:-1]]), logits_to_keep=len(answer)).logits[0]
+    return logits.log_softmax(-1)
+
+
+def _kl(model: Any, rows: Sequence[Encoded], wanted: Sequence[torch.Tensor]) -> float:
+    total, tokens = 0.0, 0
+    for row, p in zip(rows, wanted, strict=True):
+        q = _log_probabilities(model, row)
+        total += float((p.exp() * (p - q)).sum())
+        tokens += len(p)
+    return float(f"{total / tokens:.4g}")
