@@ -9,8 +9,8 @@ dev's. Metrics of the fit are of answers that it had not seen (cross-validation)
 from dataclasses import asdict
 from pathlib import Path
 
-from supertiny.confidence_fit import TABLE_COLUMNS, calibrate, judge
 from supertiny.confidence import CONFIDENCE_FILE
+from supertiny.confidence_fit import TABLE_COLUMNS, calibrate, judge
 from supertiny.io import read_jsonl, write_json, write_tsv
 from supertiny.params.confidence import Confidence
 from supertiny.runtime import OnnxStudent

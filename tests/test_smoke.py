@@ -55,7 +55,11 @@ def test_a_second_repro_runs_nothing(project):
     [
         (("sft", "learning_rate"), 0.5, {"sft"}),
         (("evaluate", "few_shot"), 3, {stage for stage in STAGES if stage.startswith("evaluate")}),
-        (("benchmark", "usd_per_hour"), 7.0, {"benchmark@fp32", "benchmark@int8", "benchmark@int4"}),
+        (
+            ("benchmark", "usd_per_hour"),
+            7.0,
+            {"benchmark@fp32", "benchmark@int8", "benchmark@int4"},
+        ),
         (("report", "examples"), 3, {"report"}),
         (("prepare", "train_rows"), 301, {"prepare"}),
         (("fetch", "random_layers"), 3, {"fetch"}),
