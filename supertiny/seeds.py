@@ -47,6 +47,13 @@ class Rows:
         for row, cluster in zip(rows, clusters, strict=True):
             self._rows[split_of[cluster]].append(row)
 
+    def tools(self) -> dict[str, Counter[str]]:
+        """How many rows of each tool belong to each split, near-duplicates not yet refused."""
+        return {
+            split: Counter(row["call"]["name"] for row in rows)
+            for split, rows in self._rows.items()
+        }
+
     def stream(self, split: str) -> Iterator[Row]:
         """The rows of a split, shuffled, each once.
 
