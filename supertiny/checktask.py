@@ -159,9 +159,12 @@ def _seed_problems(task: Task, seed: Row) -> Iterator[str]:
         yield f"{seed['query']!r}: {error}"
         return
     if not task.equivalent(again, call):
+        yield f"{seed['query']!r}: the student's text for this call reads back as {again.to_json()}"
+    capitals = [value for value in _free_strings(task, call) if value != value.lower()]
+    if task.lowercase and capitals:
         yield (
-            f"{seed['query']!r}: the student's text for this call reads back as {again.to_json()}; "
-            "with `lowercase: true` free strings must be in lower case, or as in the query"
+            f"{seed['query']!r}: {capitals}: the student reads this in lower case and cannot know the "
+            "capitals; write it in lower case, the query's case is put back, or set lowercase: false"
         )
 
 
@@ -175,14 +178,17 @@ def _contradictions(task: Task, seeds: Sequence[Row]) -> Iterator[str]:
 
 
 def _is_made_up(task: Task, seed: Row) -> bool:
-    name, arguments = seed["call"]["name"], seed["call"]["arguments"]
-    schemas = task.tools[name].properties if name in task.tools else {}
-    free = [
+    free = _free_strings(task, call_from_json(seed["call"]))
+    return any(value.lower() not in seed["query"].lower() for value in free)
+
+
+def _free_strings(task: Task, call: ToolCall) -> list[str]:
+    schemas = task.tools[call.name].properties if call.name in task.tools else {}
+    return [
         value
-        for key, value in arguments.items()
+        for key, value in call.arguments.items()
         if isinstance(value, str) and "enum" not in schemas.get(key, {})
     ]
-    return any(value.lower() not in seed["query"].lower() for value in free)
 
 
 # -- the folder's modules and prompts
@@ -198,7 +204,9 @@ def _recipe(task: Task, found: Findings) -> Recipe | None:
         found.problems.append(str(error))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # The recipe is read without looking at every type; what it stumbles over is the file's.
-        found.problems.append(f"{task.folder / 'teacher.yaml'}: not of the form expected: {error!r}")
+        found.problems.append(
+            f"{task.folder / 'teacher.yaml'}: not of the form expected: {error!r}"
+        )
     return None
 
 

@@ -61,7 +61,9 @@ def correlation(left: Sequence[float], right: Sequence[float]) -> float:
 
 def macro_f1(found: Sequence[float], meant: Sequence[float]) -> float:
     """The mean F1 of the classes that ratings fall into; a class neither found nor meant is left out."""
-    pairs = [(ratings.sentiment(f), ratings.sentiment(m)) for f, m in zip(found, meant, strict=True)]
+    pairs = [
+        (ratings.sentiment(f), ratings.sentiment(m)) for f, m in zip(found, meant, strict=True)
+    ]
     scores = []
     for label in CLASSES:
         hits = sum(pair == (label, label) for pair in pairs)
