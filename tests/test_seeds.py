@@ -7,6 +7,7 @@ import pytest
 
 from supertiny.errors import UserError
 from supertiny.params.prepare import Prepare
+from supertiny.prepare import row_id
 from supertiny.seeds import Rows, cluster_names, load, read_seeds, split_clusters
 
 CALL = {"name": "LightOn", "arguments": {}}
@@ -63,6 +64,23 @@ def test_seeds_alike_hang_together_also_through_others_and_by_name():
     seeds[3]["cluster"] = seeds[4]["cluster"] = "same person"
     names = cluster_names(seeds)
     assert names[3] == names[4] != names[0]
+
+
+def test_what_a_teacher_made_of_a_seed_is_used_only_where_the_seed_is_in_train(tmp_path):
+    queries = ["alpha", "beta", "gamma", "delta", "epsilon"]
+    seeds = write(tmp_path / "seeds.jsonl", *({"query": q, "call": CALL} for q in queries))
+    expanded = write(
+        tmp_path / "expanded.jsonl",
+        *({"query": f"{q} rewritten", "call": CALL, "source_id": row_id(q)} for q in queries),
+        {"query": "of a seed that is gone", "call": CALL, "source_id": "0"},
+    )
+    alone, more = load(seeds, PARAMS), load(seeds, PARAMS, expanded)
+    for split in ("test", "dev"):
+        assert list(more.stream(split)) == list(alone.stream(split))
+    train = {row["query"] for row in alone.stream("train")}
+    found = {row["query"]: row["source"] for row in more.stream("train")}
+    assert len(train) == 3
+    assert found == dict.fromkeys(train, "seed") | {f"{q} rewritten": "teacher" for q in train}
 
 
 def test_a_split_without_rows_and_one_with_too_few_are_told(tmp_path, capsys):
