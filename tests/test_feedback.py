@@ -73,10 +73,10 @@ def test_perfect_answers_score_one_and_their_opposites_minus_one():
 
 
 def test_an_answer_that_is_no_call_counts_as_neutral():
-    some = rows(SURE_JOY, SURE_ANGER)
-    values = metrics.extra_metrics(some, [answer(4), {"predicted": None}])
-    assert values["news_f1"] == pytest.approx(1 / 3)  # positive right, negative and neutral not
-    nothing = metrics.extra_metrics(some, [{"predicted": None}] * 2)
+    some = rows(SURE_JOY, SURE_ANGER, [0, 0, 0, 0, 20, 0, 0, 0, 0])
+    values = metrics.extra_metrics(some, [answer(4), *[{"predicted": None}] * 2])
+    assert values["news_f1"] == pytest.approx((1 + 0 + 2 / 3) / 3)
+    nothing = metrics.extra_metrics(some, [{"predicted": None}] * 3)
     assert nothing["news_correlation"] == 0.0
 
 

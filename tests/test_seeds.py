@@ -66,6 +66,20 @@ def test_seeds_alike_hang_together_also_through_others_and_by_name():
     assert names[3] == names[4] != names[0]
 
 
+def test_seeds_alike_are_loaded_into_one_split(tmp_path):
+    pairs = [(f"where is parcel {n}", f"parcel {n} is where") for n in "abcdefghijkl"]
+    seeds = [{"query": q, "call": CALL, "cluster": pair[0]} for pair in pairs for q in pair]
+    source = load(write(tmp_path / "a.jsonl", {"query": "stop", "call": CALL}, *seeds), PARAMS)
+    with pytest.raises(UserError):  # all are like the next: one cluster, beside "stop"
+        next(source.stream("test"))
+    pairs = [(f"{n}{n} {n}", f"{n} {n}{n} please") for n in "abcdefghijkl"]
+    seeds = [{"query": q, "call": CALL} for pair in pairs for q in pair]
+    source = load(write(tmp_path / "b.jsonl", *seeds), PARAMS)
+    found = [{row["query"][0] for row in source.stream(s)} for s in ("test", "dev", "train")]
+    assert [len(letters) for letters in found] == [2, 1, 9]
+    assert len(set.union(*found)) == 12
+
+
 def test_what_a_teacher_made_of_a_seed_is_used_only_where_the_seed_is_in_train(tmp_path):
     queries = ["alpha", "beta", "gamma", "delta", "epsilon"]
     seeds = write(tmp_path / "seeds.jsonl", *({"query": q, "call": CALL} for q in queries))

@@ -22,7 +22,7 @@ from supertiny.task import load_task_folder
 
 SHIPPED = sorted(path.parent for path in Path("tasks").glob("*/task.yaml"))
 FROM_TEMPLATE = "from_template"
-SIZES = {"train_rows": 120, "dev_rows": 15, "test_rows": 30}
+SIZES = {"train_rows": 60, "dev_rows": 6, "test_rows": 12}
 
 
 @pytest.fixture(scope="module", params=[*(folder.name for folder in SHIPPED), FROM_TEMPLATE])
