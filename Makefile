@@ -9,7 +9,7 @@ export MALLOC_ARENA_MAX := 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: repro record test test-network lint format setup clean
+.PHONY: repro record test test-network test-slow lint format setup clean
 
 repro: $(VENV)/.stamp
 	$(BIN)/supertiny check
@@ -27,6 +27,9 @@ test: $(VENV)/.stamp
 
 test-network: $(VENV)/.stamp
 	$(BIN)/python -m pytest -m network
+
+test-slow: $(VENV)/.stamp
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.stamp
 	$(BIN)/ruff check .

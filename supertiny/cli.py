@@ -1,5 +1,6 @@
-"""The command `supertiny`: predict with an exported model, export it, show and check params, plan a
-run, compare two commits, check and share with the remote, record a teacher, plot offline.
+"""The command `supertiny`: predict with an exported model, export it, show and check params and tasks,
+begin a task, plan a run, compare two commits, check and share with the remote, record a teacher,
+plot offline.
 
 Exit codes: 0 done; 1 at least one query got no legal call, or one object of the remote is missing
 or corrupted; 2 a mistake in the command or a file;
@@ -84,6 +85,19 @@ def _parser() -> argparse.ArgumentParser:
         "dvc.lock that is cut short.",
     )
     check.set_defaults(run=_check)
+    new_task = commands.add_parser(
+        "new-task",
+        help="write the folder and the profile of a task of your own, with an example to rewrite",
+    )
+    new_task.add_argument("name", help="such as support_tickets")
+    new_task.set_defaults(run=_new_task)
+    check_task = commands.add_parser(
+        "check-task",
+        help="everything that is wrong with a task's folder, and what the graph would do with it",
+        description="Exit code 2 if there is a problem; notes are none. Runs and asks nothing.",
+    )
+    check_task.add_argument("name", nargs="?", help="default: the task of params.yaml")
+    check_task.set_defaults(run=_check_task)
     profile = commands.add_parser(
         "profile",
         help="replace values of params.yaml by those of conf/profile/NAME.yaml",
@@ -183,6 +197,31 @@ def _check(_: argparse.Namespace) -> int:
     check_lock_file()
     task = load_task(core.task_name())
     print(f"params.yaml is valid; task {task.name} has {len(task.tools)} tools")
+    return 0
+
+
+def _new_task(arguments: argparse.Namespace) -> int:
+    from supertiny.newtask import new_task
+
+    for path in new_task(arguments.name):
+        print(path)
+    print(f"next: rewrite them, then `supertiny check-task {arguments.name}`", file=sys.stderr)
+    return 0
+
+
+def _check_task(arguments: argparse.Namespace) -> int:
+    from supertiny.checktask import check_task, render
+
+    params = core.load_all()
+    name = arguments.name or params["task"]
+    found = check_task(name, params["prepare"], params["teacher"])
+    print(render(name, found))
+    if found.problems:
+        return 2
+    if name == params["task"]:
+        print("next: `supertiny plan`, then `dvc repro`")
+    else:
+        print(f"params.yaml is for task {params['task']}: `supertiny profile {name}` sets this one")
     return 0
 
 

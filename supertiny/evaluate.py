@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,9 +126,14 @@ def write_results(
 ) -> dict[str, float]:
     """Score the answers, write every file of ``outputs``, and return the metrics.
 
-    A query that no student could read is scored as unparsable and named in a warning.
+    A query that no student could read is scored as unparsable and named in a warning. The task's
+    own metrics, if it has any, stand among the others; see `task_metrics`.
+
+    Raises:
+        UserError: the task's own metrics are not as `task_metrics` wants them.
     """
     values, predictions = metrics.score(task, rows, answers)
+    values |= task_metrics(task, rows, predictions, taken=values.keys())
     for row, answer in zip(rows, answers, strict=True):
         if isinstance(answer, CallError):
             print(f"warning: row {row['id']} counts as wrong: {answer}", file=sys.stderr)
@@ -138,6 +144,38 @@ def write_results(
     write_tsv(outputs.tools, metrics.TOOL_COLUMNS, metrics.per_tool(predictions))
     write_text(outputs.confusion, _csv(["gold", "predicted"], metrics.confusion(predictions)))
     return values
+
+
+def task_metrics(
+    task: Task,
+    rows: Sequence[dict[str, Any]],
+    predictions: Sequence[dict[str, Any]],
+    taken: Set[str] = frozenset(),
+) -> dict[str, float]:
+    """What ``extra_metrics(rows, predictions)`` of the task's ``metrics.py`` gives, to six digits.
+
+    Rows are those of the test set with all their keys, predictions those of `metrics.score`, both
+    in one order. A task without the file has no metrics of its own.
+
+    Raises:
+        UserError: no mapping of names to finite numbers, or a name that is ``taken``.
+    """
+    if not (task.folder / "metrics.py").is_file():
+        return {}
+    found = task.module("metrics").extra_metrics(rows, predictions)
+    where = f"{task.folder}/metrics.py: extra_metrics"
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: gave {type(found).__name__}, expected a dict")
+    bad = [name for name, value in found.items() if not _is_finite(value)]
+    if bad:
+        raise UserError(f"{where}: {bad}: expected finite numbers")
+    if found.keys() & taken:
+        raise UserError(f"{where}: {sorted(found.keys() & taken)}: names every task has already")
+    return {name: round(float(value), 6) for name, value in sorted(found.items())}
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _csv(header: list[str], rows: Sequence[Sequence[str]]) -> str:

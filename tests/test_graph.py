@@ -13,6 +13,8 @@ from graph import PROJECT, imported_files, imported_names
 
 GRAPH = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
 TASK = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["task"]
+# What stages have by loading a task's module, of whichever task; tests/test_tasks.py holds it to them.
+LOADED_BY_TASKS = {"prepare": {"supertiny/seeds.py"}}
 
 
 def body(name):
@@ -34,7 +36,8 @@ def test_every_imported_project_module_is_a_dep(name):
 def test_no_dep_is_a_module_that_is_not_imported(name):
     """A dep too many re-runs a stage for nothing."""
     code = {dep for dep in deps(name) if dep.endswith(".py")}
-    assert code == {str(file) for file in imported_files(Path("stages") / f"{name}.py")}
+    needed = {str(file) for file in imported_files(Path("stages") / f"{name}.py")}
+    assert needed <= code <= needed | LOADED_BY_TASKS.get(name, set())
 
 
 def test_the_walk_sees_imports_inside_functions_and_through_others(tmp_path, monkeypatch):
@@ -64,7 +67,8 @@ def test_no_task_is_named_outside_its_folder():
     for file in [*Path("stages").rglob("*.py"), *Path("supertiny").rglob("*.py")]:
         text = file.read_text(encoding="utf-8")
         for task in tasks:
-            assert f'"{task}"' not in text and f"tasks/{task}" not in text, file
+            for form in (f'"{task}"', f"'{task}'", f"tasks/{task}", f"tasks.{task}"):
+                assert form not in text, file
 
 
 def test_metrics_are_in_git_and_no_out_is_uncached():

@@ -113,6 +113,7 @@ def load_recipe(task: Task) -> Recipe:
         found = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
         raise UserError(f"{path}: expected exactly the keys {sorted(_KEYS)}, found {found}")
     problems = [*_step_problems(raw["steps"]), *_coverage_problems(raw, task)]
+    problems += _number_problems(raw)
     if problems:
         raise UserError(f"{path}: {'; '.join(problems)}")
     return Recipe(
@@ -156,6 +157,14 @@ def _problems_of(name: str, body: Any) -> list[str]:
     if missing:
         problems.append(f"{where}.function: must require {sorted(missing)}")
     return problems
+
+
+def _number_problems(raw: dict[str, Any]) -> list[str]:
+    return [
+        f"{key}: found {raw[key]!r}, expected a whole number from 1"
+        for key in ("max_words", "retrieved_examples")
+        if type(raw[key]) is not int or raw[key] < 1
+    ]
 
 
 def _coverage_problems(raw: dict[str, Any], task: Task) -> list[str]:
