@@ -172,8 +172,8 @@ def summary(variants: Sequence[Variant]) -> dict[str, float]:
         found[f"shipped_{key}"] = last.metrics[key]
     if last.parameters:
         found["shipped_parameters"] = last.parameters
-    for key in ("size_mb", "latency_p50_ms") if last.bench else ():
-        found[f"shipped_{key}"] = last.bench[key]
+    if last.bench:
+        found |= {f"shipped_{key}": last.bench[key] for key in ("size_mb", "latency_p50_ms")}
     return found
 
 
