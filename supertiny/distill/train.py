@@ -171,6 +171,8 @@ def train(
     model = _load_model(student, settings)
     arguments = _arguments(settings, checkpoints, len(dataset))
     arguments.per_device_train_batch_size //= processes.num_processes
+    # Half a batch at the end of a pass would be filled up, but in several processes only.
+    arguments.dataloader_drop_last = len(dataset) >= params.batch_size * params.candidates
     trainer = DistillTrainer(
         model=model,
         args=arguments,
