@@ -12,9 +12,9 @@ from onnx import helper, numpy_helper
 
 from supertiny.errors import UserError
 from supertiny.export import export_onnx
+from supertiny.modelfolder import DATA_FILE
 from supertiny.params.quantize import Quantize
 from supertiny.rounding import Rounded, round_to_nearest, stacked
-from supertiny.runtime import DATA_FILE
 from supertiny.task import Task
 
 BITS = {"int8": 8, "int4": 4}
