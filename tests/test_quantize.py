@@ -290,11 +290,11 @@ def test_a_tied_head_is_stored_once_and_an_untied_one_apart(bits, tied, request,
 
 
 @pytest.mark.parametrize("variant", ["int8", "int4"])
-def test_it_still_answers_what_was_taught(variant, lamps, request):
+def test_it_still_answers_what_was_taught(variant, request):
     student = OnnxStudent(request.getfixturevalue(f"taught_{variant}"))
     for lesson in LESSONS:
-        gold = call_from_json(lesson["call"])
-        assert lamps.equivalent(student.predict(lesson["query"]), gold), lesson["query"]
+        found = student.predict(lesson["query"].lower())  # strings come back in the query's casing
+        assert found == call_from_json(lesson["call"]), lesson["query"]
 
 
 def test_the_same_seed_gives_the_same_bytes(taught_model, taught_int4, learned, lamps, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import random
 import shutil
 import statistics
 from collections import Counter
@@ -186,7 +187,8 @@ def test_rewards_are_those_of_each_rows_own_gold(train, batches, lamps, undecide
 def test_only_inputs_the_student_is_undecided_on_are_kept(train, student):
     draws = generator(student.device, PARAMS.seed, rl._PROBING)
     sampling = Sampling(PARAMS.group_size, PARAMS.temperature, PARAMS.max_new_tokens)
-    groups = sample_groups(student, ROWS, sampling, PARAMS.batch_size, draws)
+    drawn = random.Random(PARAMS.seed).sample(ROWS, len(ROWS))
+    groups = sample_groups(student, drawn, sampling, PARAMS.batch_size, draws)
     wanted = {
         group.row["id"]: statistics.fmean(group.rewards)
         for group in groups
@@ -264,11 +266,11 @@ def test_log_probabilities_and_gradients_are_those_of_each_row_alone(
 
 
 def test_the_reward_grows_and_the_better_model_ships(train, undecided, lamps):
-    outcome, out = train(steps=40, patience=10)
+    outcome, out = train(steps=20, patience=10, learning_rate=3e-4)
     metrics = outcome.metrics
     assert metrics["kept_sft"] == 0 and metrics["best_step"] > 0
     rewards = [point["reward"] for point in outcome.curve[1:]]  # of a few samples each, so noisy
-    assert statistics.fmean(rewards[-10:]) > statistics.fmean(rewards[:5]) + 0.1
+    assert statistics.fmean(rewards[-8:]) > statistics.fmean(rewards[:2]) + 0.1
     assert metrics["best_dev_exact_match"] > metrics["sft_dev_exact_match"]
     shipped = rl.exact_match(TorchStudent(out, lamps), ROWS, PARAMS)
     assert shipped == metrics["best_dev_exact_match"], "not the checkpoint that was measured"
