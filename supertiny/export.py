@@ -20,6 +20,8 @@ from supertiny.modelfolder import TASK_FILES, TASK_FOLDER, check_folder, size_mb
 from supertiny.runtime import OnnxStudent, spread
 from supertiny.task import Task, load_task_folder
 
+MAX_POSITIONS = 1024  # of a task whose prompt is the query alone
+
 
 def export_onnx(
     source: Path,
@@ -50,7 +52,10 @@ def export_onnx(
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         built = Path(temporary) / "model"
-        _build(source, built, Path(temporary) / "cache", precision, options or {})
+        weights = source
+        if task.prompt == "query":
+            weights = _shortened(source, Path(temporary) / "source")
+        _build(weights, built, Path(temporary) / "cache", precision, options or {})
         if post is not None:
             post(built)
         _complete(source, built, task)
@@ -58,6 +63,22 @@ def export_onnx(
         if out.exists():
             shutil.rmtree(out)
         built.rename(out)
+
+
+def _shortened(source: Path, folder: Path) -> Path:
+    """The model as it is but for the longest sequence it is said to take, in a folder of links.
+
+    The builder tabulates rotary positions up to there: 2 MB for 8,192, when a query and its answer
+    have a few hundred tokens at most.
+    """
+    folder.mkdir()
+    for path in source.iterdir():
+        (folder / path.name).symlink_to(path.resolve())
+    config = read_json(source / "config.json")
+    config["max_position_embeddings"] = min(config["max_position_embeddings"], MAX_POSITIONS)
+    (folder / "config.json").unlink()
+    write_json(folder / "config.json", config)
+    return folder
 
 
 def _build(

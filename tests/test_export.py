@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from conftest import LESSONS, files
 from transformers import LlamaForCausalLM
 
 from supertiny.errors import UserError
-from supertiny.export import export_onnx, parity
+from supertiny.export import MAX_POSITIONS, export_onnx, parity
+from supertiny.io import read_json
 from supertiny.runtime import OnnxStudent
 
 QUERIES = [lesson["query"] for lesson in LESSONS]
@@ -94,3 +96,11 @@ def test_missing_weights_are_a_users_mistake(lamps, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="builder failed"):
         export_onnx(tmp_path, lamps, tmp_path / "out", "fp32")
+
+
+def test_positions_that_no_query_reaches_are_not_tabulated(tiny_onnx, tiny_model):
+    assert read_json(tiny_model / "config.json")["max_position_embeddings"] > MAX_POSITIONS
+    graph = onnx.load(tiny_onnx / "model.onnx", load_external_data=False).graph
+    tables = [tensor for tensor in graph.initializer if tensor.name in ("cos_cache", "sin_cache")]
+    assert [tensor.dims[0] for tensor in tables] == [MAX_POSITIONS, MAX_POSITIONS]
+    assert not any(path.is_symlink() for path in tiny_onnx.rglob("*"))
