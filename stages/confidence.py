@@ -16,7 +16,7 @@ from supertiny.params.confidence import Confidence
 from supertiny.runtime import OnnxStudent
 from supertiny.stage import one_argument, run_stage
 
-VARIANTS = ("fp32", "int8")
+VARIANTS = ("fp32", "int8", "int4")
 
 
 def main(params: Confidence) -> None:
