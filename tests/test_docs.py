@@ -19,7 +19,15 @@ TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 PARAMS = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
 KEYS = {key for section in PARAMS.values() if isinstance(section, dict) for key in section}
 # Code in the text that has the form of a key and is something else.
-NO_KEYS = {"no_call", "run_stage", "access_key_id", "secret_access_key", "sas_token", "ask_teacher"}
+NO_KEYS = {
+    "no_call",
+    "run_stage",
+    "access_key_id",
+    "secret_access_key",
+    "sas_token",
+    "ask_teacher",
+    "set_guidance",
+}
 MADE_BY_THE_READER = {
     "supertiny/params/probe.py", "supertiny/probe.py", "tests/test_probe.py", "stages/probe.py",
     "tasks/support", "conf/profile/support.yaml",
