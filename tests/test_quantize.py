@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from supertiny.calibration import calibrated, encode, load_model
 from supertiny.calls import call_from_json
 from supertiny.errors import UserError
-from supertiny.export import export_onnx
+from supertiny.export import MAX_POSITIONS, export_onnx
 from supertiny.io import read_json, write_json
 from supertiny.params.quantize import Quantize
 from supertiny.quantize import matmul_nbits, quantize_onnx, round_graph, shares
@@ -214,7 +214,7 @@ def test_the_file_is_as_large_as_its_parameters_promise(variant, bits, taught_mo
     model = load_model(taught_model)
     table = model.get_input_embeddings().weight.numel()
     linear = sum(p.numel() for name, p in model.named_parameters() if "proj" in name)
-    positions = config["max_position_embeddings"] * config["hidden_size"]
+    positions = MAX_POSITIONS * config["hidden_size"]
     heads = config["num_attention_heads"]
     scale = 32 / PARAMS.block_size
     promised = table * (8 + scale) / 8 + linear * (bits + scale) / 8 + 4 * positions / heads
