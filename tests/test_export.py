@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def test_a_failed_build_leaves_the_old_folder_and_nothing_else(tiny_model, lamps
 def test_missing_weights_are_a_users_mistake(lamps, tmp_path):
     with pytest.raises(UserError, match="dvc repro"):
         export_onnx(tmp_path / "none", lamps, tmp_path / "out", "fp32")
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 64}))
     with pytest.raises(UserError, match="builder failed"):
         export_onnx(tmp_path, lamps, tmp_path / "out", "fp32")
 
