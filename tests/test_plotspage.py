@@ -60,6 +60,11 @@ def test_the_plots_of_two_commits_are_drawn_without_a_network(
     # Vega itself warns: of DVC's templates, which are of an older one, and of empty scales.
     warnings = ("The compiled spec uses Vega", "'value': 'WARN'")
     assert not [c for c in browser.complaints() if not any(part in c for part in warnings)]
+    assert browser.run(DRAWN) == 2
+    browser.screenshot(tmp_path / "page.png")
+    picture = Image.open(tmp_path / "page.png").convert("RGB")
+    seen = {colour for _, colour in picture.getcolors(1 << 24)}
+    assert seen.issuperset(COLOURS), "a commit's line or bars are not there"
 
 
 def test_the_browser_of_these_tests_sees_that_dvcs_own_page_needs_a_network(
