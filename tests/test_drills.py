@@ -158,30 +158,20 @@ def test_a_second_repro_at_the_same_time_is_refused_with_the_process_and_harms_n
     assert repro(repository) == set()
 
 
-UNSEEN = "`run_stage` compares only modules imported before it starts, not {}"
 EDITS = {
-    "words.py": ('"one"', '"other"', ()),
-    "params.yaml": ("bootstrap_rounds: 100", "bootstrap_rounds: 101", ("params.yaml",)),
-    "tasks/late.py": ('"two"', '"other"', ("modules that `main` imports",)),
-    "tasks/home/task.yaml": ("name: home", "name: house", ("files that are no code",)),
+    "words.py": ('"one"', '"other"'),
+    "params.yaml": ("bootstrap_rounds: 100", "bootstrap_rounds: 101"),
+    "tasks/late.py": ('"two"', '"other"'),  # imported by `main` only
+    "tasks/home/task.yaml": ("name: home", "name: house"),  # no code
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=[pytest.mark.xfail(strict=True, reason=UNSEEN.format(what)) for what in unseen],
-        )
-        for name, (_, _, unseen) in EDITS.items()
-    ],
-)
+@pytest.mark.parametrize("name", EDITS)
 def test_what_a_dep_was_when_it_was_edited_during_a_run_is_not_recorded_as_what_made_the_outs(
     name, repository
 ):
     process = start_held_repro(repository)
-    path, (old, new, _) = repository / name, EDITS[name]
+    path, (old, new) = repository / name, EDITS[name]
     before = path.read_text()
     assert old in before
     path.write_text(before.replace(old, new))
@@ -253,7 +243,7 @@ def test_a_repro_on_a_full_disk_fails_and_one_with_room_completes(
     folder = copy_repository(fresh, small_disk / f"full at {failed}")
     with almost_full(small_disk, left):
         done = run(folder, DVC, "repro", check=False)
-    assert done.returncode != 0 and "No space left on device" in done.stderr
+    assert done.returncode != 0 and "no space left on" in done.stderr.lower()
     assert ("failed to run: python make.py" in done.stderr) == (failed == "make")
     assert "make" not in recorded(folder)
     follow_check(folder)
