@@ -31,7 +31,7 @@ from supertiny.task import load_task, load_task_folder
 
 K = CAPTURE.k
 PARAMS = Distill(
-    seed=1, forward_kl=1.0, tail=10.0, cross_entropy=0.5, epochs=100.0, max_steps=12, batch_size=3,
+    seed=1, forward_kl=1.0, tail=10.0, cross_entropy=0.5, epochs=100.0, max_steps=24, batch_size=3,
     candidates=2, easy_loss=0.1, learning_rate=0.01, schedule="cosine", warmup_share=0.0,
     adam_beta2=0.95, weight_decay=0.0, max_grad_norm=1.0, frozen_layers=0, precision="fp32",
     pad_to_multiple=16, save_steps=100, log_steps=1, num_processes=1,
@@ -219,9 +219,9 @@ def test_loss_and_gradient_are_those_of_the_definition(
 
 def test_the_student_learns_and_again_the_same(student, taught_model, store, lamps, tmp_path):
     weights, metrics, curve = run(student, taught_model, store, lamps, tmp_path / "a")
-    assert curve[-1]["loss"] < 0.8 * curve[0]["loss"]
-    assert curve[-1]["unseen_loss"] < 0.8 * curve[0]["unseen_loss"]
-    assert (metrics["steps"], metrics["rows"], metrics["own_rows"]) == (12, 7, 1)
+    assert curve[-1]["loss"] < 0.6 * curve[0]["loss"]
+    assert curve[-1]["unseen_loss"] < 0.6 * curve[0]["unseen_loss"]
+    assert (metrics["steps"], metrics["rows"], metrics["own_rows"]) == (24, 7, 1)
     assert 0.5 < metrics["mean_teacher_mass"] <= 1
     assert curve[0]["loss"] == pytest.approx(
         curve[0]["forward_kl"] + 10 * curve[0]["tail"] + 0.5 * curve[0]["cross_entropy"], rel=1e-4
@@ -247,10 +247,10 @@ def test_each_term_alone_trains_another_student(student, taught_model, store, la
     assert found["kd"][1]["rows"] == 7
     first, last = found["ce"][2][0], found["ce"][2][-1]
     assert first["loss"] == pytest.approx(0.5 * first["cross_entropy"], rel=1e-4)
-    assert last["cross_entropy"] < 0.8 * first["cross_entropy"]
+    assert last["cross_entropy"] < 0.6 * first["cross_entropy"]
     first, last = found["kd"][2][0], found["kd"][2][-1]
     assert first["loss"] == pytest.approx(first["forward_kl"] + 10 * first["tail"], rel=1e-4)
-    assert last["forward_kl"] < 0.8 * first["forward_kl"]
+    assert last["forward_kl"] < 0.6 * first["forward_kl"]
 
 
 def test_params_that_do_not_fit_are_users_errors(student, taught_model, store, lamps, tmp_path):

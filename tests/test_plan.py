@@ -210,7 +210,7 @@ def test_outside_a_repository_the_mistake_is_named(tmp_path, monkeypatch):
         plan.make_plan()
 
 
-def test_the_command_plans_this_project_in_seconds(tmp_path):
+def test_the_command_plans_this_project_in_under_five_seconds(tmp_path):
     project = make_project(tmp_path / "project")
     run(project, "git", "init", "-q")
     run(project, DVC, "init", "-q")
@@ -218,8 +218,8 @@ def test_the_command_plans_this_project_in_seconds(tmp_path):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     steps = json.loads(run(project, *command, "--json").stdout)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Processor time: another program on the machine must not fail this, though it makes this dearer.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
+    # Processor time: another program on the machine must not fail this.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
     assert {step["stage"] for step in steps} >= {"fetch", "sft", "evaluate@int8", "report"}
     assert {step["action"] for step in steps} <= {"run", "follow"}
     assert "stages: " in run(project, *command).stdout
