@@ -17,6 +17,8 @@ TRAINED = {
 }  # fmt: skip
 STAGES = {"fetch", "prepare", "evaluate@rules", "evaluate@base"} | TRAINED
 DVC = str(Path(sys.executable).parent / "dvc")
+# Some thirty processes, most of which import torch: minutes where the machine has other work.
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")

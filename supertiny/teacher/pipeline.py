@@ -87,12 +87,8 @@ class Pipeline:
         An answer is ``{"call": ...}``, or ``{"call": None, "reason": ...}`` where there is no legal one.
         """
         count = self.params.call_samples
-        items = [
-            Item(self._call_values(query, hidden), sample)
-            for query, hidden in queries
-            for sample in range(count)
-        ]
-        outcomes = self._run("call", items, lambda _, found: self._read_call(found), label)
+        items = self._call_items(queries)
+        outcomes = self._run("call", items, lambda _, found: self.read_call(found), label)
         answers = [
             {"call": outcome.value.to_json()}
             if outcome.value is not None
@@ -100,6 +96,20 @@ class Pipeline:
             for outcome in outcomes
         ]
         return [answers[at : at + count] for at in range(0, len(answers), count)]
+
+    def call_asks(self, queries: Sequence[tuple[str, str]]) -> list[Ask]:
+        """What `blind_calls` asks first, before any repair."""
+        return self._asks(self.recipe.steps["call"], self._call_items(queries))
+
+    def _asks(self, step: Step, items: Sequence[Item]) -> list[Ask]:
+        return [Ask(step.request(self.params.model, i.values), i.sample) for i in items]
+
+    def _call_items(self, queries: Sequence[tuple[str, str]]) -> list[Item]:
+        return [
+            Item(self._call_values(query, hidden), sample)
+            for query, hidden in queries
+            for sample in range(self.params.call_samples)
+        ]
 
     def _rewrites(self, rows: Sequence[Row], label: str) -> list[Row]:
         drafts = [
@@ -152,8 +162,7 @@ class Pipeline:
     ) -> list[Outcome[_T]]:
         """One step over many items: ask, check, and ask once more where the check objects."""
         step = self.recipe.steps[name]
-        asks = [Ask(step.request(self.params.model, i.values), i.sample) for i in items]
-        outcomes, repairs = self._settle(step, items, asks, check, label)
+        outcomes, repairs = self._settle(step, items, self._asks(step, items), check, label)
         if repairs:
             places = list(repairs)
             again, _ = self._settle(
@@ -197,7 +206,7 @@ class Pipeline:
                 )
         return outcomes, repairs
 
-    def _read_call(self, found: Row) -> ToolCall:
+    def read_call(self, found: Row) -> ToolCall:
         """Raises `CallError` for a tool that does not exist or arguments it does not take."""
         if found["tool"] not in self._by_alias:
             raise CallError(f"unknown tool {found['tool']!r}; use a name from the list, or no_call")

@@ -116,8 +116,9 @@ class LocalModel:
     @torch.inference_mode()
     def answers(self, asks: Sequence[Ask]) -> list[Response]:
         """A chat completion for each question, in order."""
-        starts = [_answer_start(ask) for ask in asks]
-        prompts = [self._prompt(ask) + start for ask, start in zip(asks, starts, strict=True)]
+        starts = [answer_start(ask) for ask in asks]
+        texts = [chat_text(self.tokenizer, ask) for ask in asks]
+        prompts = [text + start for text, start in zip(texts, starts, strict=True)]
         ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts]
         self._share_prefix(ids)
         own = [row[len(self._prefix_ids) :] for row in ids]
@@ -126,14 +127,6 @@ class LocalModel:
             _completion(text, finish, len(row), made)
             for (text, finish, made), row in zip(found, ids, strict=True)
         ]
-
-    def _prompt(self, ask: Ask) -> str:
-        messages = [dict(message) for message in ask.messages]
-        messages[0]["content"] += "\n\n" + _instruction(ask.request["function"])
-        text: str = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
-        return text
 
     def _share_prefix(self, ids: list[list[int]]) -> None:
         """Keep the keys and values of what all rows start with; what is still right is not recomputed.
@@ -247,6 +240,14 @@ def _end_tokens(tokenizer: Any, model: Any) -> frozenset[int]:
     return frozenset(token for token in [*found, tokenizer.eos_token_id] if token is not None)
 
 
+def chat_text(tokenizer: Any, ask: Ask) -> str:
+    """The question as the model's chat template has it, the function's schema in the system part."""
+    messages = [dict(message) for message in ask.messages]
+    messages[0]["content"] += "\n\n" + _instruction(ask.request["function"])
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return text
+
+
 def _instruction(function: dict[str, Any]) -> str:
     schema = orjson.dumps(function["parameters"].get("properties", {})).decode()
     return (
@@ -255,7 +256,7 @@ def _instruction(function: dict[str, Any]) -> str:
     )
 
 
-def _answer_start(ask: Ask) -> str:
+def answer_start(ask: Ask) -> str:
     """The part of the answer that can only be as it is: the first required argument's name."""
     required = ask.request["function"]["parameters"].get("required", ())
     return f'{{"{required[0]}":' if required else "{"
