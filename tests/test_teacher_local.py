@@ -9,7 +9,7 @@ from teaching import SAY, ask, params
 
 from supertiny.errors import UserError
 from supertiny.teacher.asking import Asker
-from supertiny.teacher.backends.local import LocalBackend, LocalModel, _pick
+from supertiny.teacher.backends.local import LocalBackend, LocalModel, _pick, chat_text
 from supertiny.teacher.limits import Limits
 from supertiny.teacher.messages import Ask
 from supertiny.teacher.store import RowStore
@@ -28,7 +28,7 @@ def contents(responses):
 
 def plain_logits(model, question, count):
     """Logits of each greedy step by the plainest loop: one row, no cache, no prefix."""
-    text = model._prompt(question) + '{"text":'
+    text = chat_text(model.tokenizer, question) + '{"text":'
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     found = []
     for _ in range(count):
@@ -63,9 +63,9 @@ def test_a_batch_with_a_shared_prefix_is_what_each_row_is_alone(model, monkeypat
             rtol=1e-4,
         )
     assert all(r["choices"][0]["finish_reason"] == "length" for r in found)
-    ids = model.tokenizer(model._prompt(asks[1]) + '{"text":', add_special_tokens=False)[
-        "input_ids"
-    ]
+    ids = model.tokenizer(
+        chat_text(model.tokenizer, asks[1]) + '{"text":', add_special_tokens=False
+    )["input_ids"]
     assert found[1]["usage"] == {"prompt_tokens": len(ids), "completion_tokens": 5}
 
 
