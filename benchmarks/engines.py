@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 Ids = list[int]
 _MAX_ROWS = 32
+_BATCH = 8192  # tokens of one call, all rows together
 _CELLS = 128  # of the cache, a row: longer than any prompt of the benchmark and its answer
 
 
@@ -106,14 +107,14 @@ class LlamaCpp:
             model.encode(), lib.llama_model_default_params()
         )
         params = lib.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = cells, 2048, 512
+        params.n_ctx, params.n_batch, params.n_ubatch = cells, _BATCH, 512
         params.n_seq_max, params.kv_unified = _MAX_ROWS, True
         params.n_threads = params.n_threads_batch = threads
         self._context = lib.llama_init_from_model(self._weights, params)
         self._memory = lib.llama_get_memory(self._context)
         self._vocab = lib.llama_model_get_vocab(self._weights)
         self._size = lib.llama_vocab_n_tokens(self._vocab)
-        self._batch = lib.llama_batch_init(2048, 0, 1)
+        self._batch = lib.llama_batch_init(_BATCH, 0, 1)
         self._grammar = grammar
         if self._shared:
             self._forward([(0, at, token, False) for at, token in enumerate(self._shared)])

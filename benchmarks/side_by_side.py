@@ -45,6 +45,7 @@ BATCHES = (1, 8, 32)
 STARTS = 5
 SETTLE_S = 0.3  # idle threads of the engine before spin for a while
 MOST, TEACHER_MOST = 64, 128
+TEACHER_QUERIES = 20  # at seconds a query
 FTYPES = {"Q8_0": 7, "Q4_0": 2}  # llama.cpp's enum llama_ftype
 Written = list[int] | str
 
@@ -245,7 +246,7 @@ def measure(found: list[Contestant]) -> None:
     count = len(found[0].prompts)
     for begin in range(0, count, BLOCK):
         for contestant in found:
-            if contestant.is_teacher and begin >= count // 4:
+            if contestant.is_teacher and begin >= TEACHER_QUERIES:
                 continue
             time.sleep(SETTLE_S)
             contestant.ask([begin])
@@ -257,10 +258,11 @@ def measure(found: list[Contestant]) -> None:
     for batch in BATCHES:
         for begin in range(0, min(count, 96), 32):
             for contestant in found:
-                if contestant.is_teacher and (begin or batch == 1):
+                if contestant.is_teacher and (begin or batch == 32):
                     continue
                 time.sleep(SETTLE_S)
-                places = list(range(begin, min(begin + 32, count)))
+                rows = 8 if contestant.is_teacher else 32
+                places = list(range(begin, min(begin + rows, count)))
                 seconds = sum(
                     contestant.ask(places[at : at + batch])[1]
                     for at in range(0, len(places), batch)
