@@ -42,7 +42,7 @@ HERE = Path(__file__).parent
 TINY = Path("models/tiny")
 BLOCK = 10  # queries that one engine answers before the next one's turn
 BATCHES = (1, 8, 32)
-STARTS = 5
+STARTS = 3
 SETTLE_S = 0.3  # idle threads of the engine before spin for a while
 MOST, TEACHER_MOST = 64, 128
 TEACHER_QUERIES = 20  # at seconds a query
@@ -120,6 +120,8 @@ def main() -> None:
     finally:
         for contestant in found:
             contestant.stop()
+    raw = [[c.name, c.cold_s, c.latency_s, c.rates, c.answers, c.peak_rss_mib] for c in found]
+    write_json(args.work / "raw.json", raw)
     table = [summary(contestant, task, rows) for contestant in found]
     args.out.mkdir(parents=True, exist_ok=True)
     result = {"machine": machine(args.threads), "queries": len(rows), "engines": table}
@@ -211,14 +213,14 @@ def teacher(args: argparse.Namespace, task: Task, rows: list[Any]) -> Contestant
         "engine": "llama.cpp", "model": str(args.teacher), "threads": args.threads,
         "grammar": None, "ends": [tokenizer.eos_token_id], "shared": shared, "cells": 16384,
     }  # fmt: skip
-    start = answer_start(asks[0])
+    start, step = answer_start(asks[0]), pipeline.recipe.steps["call"]
 
     def read(ids: Written) -> Answer:
         content = start + tokenizer.decode(ids, skip_special_tokens=True)
         message = {"role": "assistant", "content": content}
         try:
             response = {"choices": [{"finish_reason": "stop", "message": message}]}
-            return pipeline.read_call(read_arguments(response, asks[0].function))
+            return pipeline.read_call(read_arguments(response, step.function))
         except CallError as error:
             return error
 
@@ -256,7 +258,7 @@ def measure(found: list[Contestant]) -> None:
                 contestant.latency_s.append(seconds)
         print(f"latency: {begin + BLOCK} of {count}", flush=True)
     for batch in BATCHES:
-        for begin in range(0, min(count, 96), 32):
+        for begin in range(0, min(count, 64), 32):
             for contestant in found:
                 if contestant.is_teacher and (begin or batch == 32):
                     continue
