@@ -36,12 +36,18 @@ class Engine:
         self.end_ids = frozenset(ends if isinstance(ends, list) else [ends])
         self.start_id: int = model["bos_token_id"]
 
-    def generator(self, batch_size: int, max_length: int, grammar: str | None = None) -> Any:
-        """A generator of ONNX Runtime GenAI that decodes greedily."""
+    def generator(
+        self, batch_size: int, max_length: int, grammar: str | None = None, skip_forced: bool = True
+    ) -> Any:
+        """A generator of ONNX Runtime GenAI that decodes greedily.
+
+        Args:
+            skip_forced: whether tokens that the grammar forces are appended without being computed.
+        """
         params = self._genai.GeneratorParams(self._model)
         params.set_search_options(batch_size=batch_size, max_length=max_length, do_sample=False)
         if grammar is not None:
-            params.set_guidance("lark_grammar", grammar, True)  # forced tokens are not computed
+            params.set_guidance("lark_grammar", grammar, skip_forced)
         return self._genai.Generator(self._model, params)
 
     def until_end(self, ids: list[int]) -> list[int]:
@@ -73,7 +79,8 @@ class Greedy:
         self._steps: list[np.ndarray] = []
         # Room for what is forced at the very end: the engine fails on tokens over the length.
         self._room = self._width + max_new_tokens + (MAX_FORCED_TOKENS if grammar else 0)
-        self._generator = engine.generator(self._rows, self._room, grammar)
+        # A score is that of all tokens, under a grammar as without one.
+        self._generator = engine.generator(self._rows, self._room, grammar, not scored)
         self._generator.append_tokens(np.array(prompts, dtype=np.int32))
 
     def __iter__(self) -> Iterator[None]:
@@ -89,8 +96,7 @@ class Greedy:
             yield
 
     def _chosen(self, row: int, logits: np.ndarray) -> int:
-        # Forced tokens come before the one that the logits chose, and the end tokens that end the
-        # last rows are not appended.
+        # The end tokens that end the last rows are not appended.
         generator, ends = self._generator, self._engine.end_ids
         if generator.is_done() and generator.token_count() < self._room:
             return max(ends, key=lambda end: float(logits[end]))
@@ -109,11 +115,7 @@ class Greedy:
         return self._engine.until_end(tokens[self._width :])[: self.limit]
 
     def log_probabilities(self, row: int = 0) -> np.ndarray:
-        """Of each token that a row's answer chose, the end token's among them, in nats.
-
-        Under no grammar the model's own; tokens that a grammar forces are not computed and have
-        none.
-        """
+        """The model's own of each token of a row's answer, the end token's among them, in nats."""
         return np.array([step[row] for step in self._steps[: len(self.ids(row)) + 1]])
 
 
