@@ -384,20 +384,25 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def plot(table: list[dict[str, Any]], path: Path) -> None:
-    """Exact match over latency, area for size."""
+    """Exact match over latency, area for size; of two lines that differ in the grammar, that with."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    names = {row["name"] for row in table}
+    shown = [row for row in table if f"{row['name']}, grammar" not in names]
+    figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
-    for row in table:
-        at = (row["latency_p50_ms"], 100 * row["exact_match"])
-        axes.scatter(*at, s=row["size_mb"], alpha=0.35)
-        axes.annotate(row["name"], at, fontsize=7, rotation=25)
-    axes.set(
-        xscale="log", xlabel="p50 latency of one query (ms)", ylabel="exact match on dev (%)",
-        ylim=(0, 105),
-    )  # fmt: skip
+    for number, row in enumerate(shown):
+        exact = 100 * row["exact_match"]
+        reach = [[exact - 100 * row["exact_match_low"]], [100 * row["exact_match_high"] - exact]]
+        color = f"C{number % 10}"
+        x = row["latency_p50_ms"]
+        axes.errorbar(x, exact, yerr=reach, color=color, alpha=0.5, linewidth=1)
+        axes.scatter(x, exact, s=row["size_mb"], color=color, alpha=0.35)
+        label = f"{row['name']}: {x:.0f} ms, {row['size_mb']:.0f} MB"
+        axes.scatter(x, exact, s=12, color=color, label=label)
+    axes.set(xscale="log", xlabel="p50 latency of one query (ms)", ylabel="exact match on dev (%)")
     axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=120)
 
 
