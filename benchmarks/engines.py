@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
+import numpy as np
+
 Ids = list[int]
 _MAX_ROWS = 32
 _BATCH = 8192  # tokens of one call, all rows together
@@ -85,7 +87,7 @@ class LlamaCpp:
     where that one is not allowed, as llama.cpp's own tools do.
 
     Args:
-        shared: how many tokens all prompts begin with alike; they are computed once.
+        shared: the tokens that all prompts begin with alike; they are computed once.
     """
 
     def __init__(
@@ -161,8 +163,6 @@ class LlamaCpp:
             raise RuntimeError("llama_decode failed")
 
     def _logits(self, at: int) -> Any:
-        import numpy as np
-
         pointer = self._lib.llama_get_logits_ith(self._context, at)
         return np.ctypeslib.as_array(pointer, shape=(self._size,))
 
@@ -177,8 +177,6 @@ class LlamaCpp:
         return self._lib.llama_sampler_init_grammar(self._vocab, self._grammar.encode(), b"root")
 
     def _guided(self, sampler: Any, logits: Any, best: int) -> int:
-        import numpy as np
-
         allowed = self._allowed(sampler, [best], logits)
         if not np.isfinite(allowed[0]):
             allowed = self._allowed(sampler, range(self._size), logits)
@@ -187,8 +185,6 @@ class LlamaCpp:
         return best
 
     def _allowed(self, sampler: Any, tokens: Sequence[int], logits: Any) -> Any:
-        import numpy as np
-
         data = (self._lib.llama_token_data * len(tokens))()
         view = np.frombuffer(data, dtype=[("id", "i4"), ("logit", "f4"), ("p", "f4")])
         view["id"], view["logit"] = tokens, logits[list(tokens)]
@@ -232,7 +228,7 @@ class OpenVino:
     def __init__(self, model: str, threads: int, grammar: str | None, ends: Sequence[int]) -> None:
         import openvino_genai
 
-        self._lib, self._ends = openvino_genai, ends
+        self._ends = ends
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size = 1
         scheduler.enable_prefix_caching = False
@@ -249,7 +245,6 @@ class OpenVino:
         self._config = config
 
     def answers(self, prompts: list[Ids], most: int) -> list[Ids]:
-        import numpy as np
         import openvino
 
         self._config.max_new_tokens = most

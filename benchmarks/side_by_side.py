@@ -33,7 +33,7 @@ from supertiny.params import core
 from supertiny.params.teacher import Teacher
 from supertiny.runtime import OnnxStudent, spread
 from supertiny.task import Task, load_task
-from supertiny.teacher.backends.local import answer_start, chat_text
+from supertiny.teacher.backends.local import answer_start, chat_text, common_prefix
 from supertiny.teacher.functions import read_arguments
 from supertiny.teacher.pipeline import Pipeline
 from supertiny.teacher.recipe import load_recipe
@@ -205,13 +205,9 @@ def teacher(args: argparse.Namespace, task: Task, rows: list[Any]) -> Contestant
     tokenizer = AutoTokenizer.from_pretrained(args.teacher.parent, gguf_file=args.teacher.name)
     texts = [chat_text(tokenizer, ask) + answer_start(ask) for ask in asks]
     prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    shared = prompts[0]
-    for ids in prompts:
-        pairs = zip(shared, ids, strict=False)
-        shared = shared[: next((at for at, (a, b) in enumerate(pairs) if a != b), len(ids))]
     settings = {
         "engine": "llama.cpp", "model": str(args.teacher), "threads": args.threads,
-        "grammar": None, "ends": [tokenizer.eos_token_id], "shared": shared, "cells": 16384,
+        "grammar": None, "ends": [tokenizer.eos_token_id], "shared": common_prefix(prompts), "cells": 16384,
     }  # fmt: skip
     start, step = answer_start(asks[0]), pipeline.recipe.steps["call"]
 

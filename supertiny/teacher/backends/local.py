@@ -134,8 +134,8 @@ class LocalModel:
         The kept prefix is cut back to what this batch shares with it, so after two batches it ends
         where the questions begin. One token at least stays with each row: its logits are needed.
         """
-        common = _common([row[:-1] for row in ids])
-        kept = _common([self._prefix_ids, common])
+        common = common_prefix([row[:-1] for row in ids])
+        kept = common_prefix([self._prefix_ids, common])
         if len(kept) >= max(_LEAST_PREFIX, 0.8 * len(common)):
             self._prefix_ids = kept
             self._prefix = [(k[:, : len(kept)], v[:, : len(kept)]) for k, v in self._prefix]
@@ -272,7 +272,8 @@ def _pick(logits: torch.Tensor, request: dict[str, Any], draw: torch.Generator) 
     return int(order[torch.multinomial(ranked, 1, generator=draw)])
 
 
-def _common(rows: Sequence[list[int]]) -> list[int]:
+def common_prefix(rows: Sequence[list[int]]) -> list[int]:
+    """What all rows begin with alike."""
     shortest = min(rows, key=len)
     for at, token in enumerate(shortest):
         if any(row[at] != token for row in rows):
