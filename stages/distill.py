@@ -9,39 +9,35 @@ Each term alone: `dvc exp run -S distill.forward_kl=0 -S distill.tail=0` and
 `dvc exp run -S distill.cross_entropy=0`.
 """
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from supertiny.distill.lessons import Lessons, load_lessons
-from supertiny.distill.train import check, train, usable
+from supertiny.distill.train import train, usable
 from supertiny.io import read_jsonl, sha256_file, write_json, write_tsv
 from supertiny.params.core import load, task_name
 from supertiny.params.distill import Distill
 from supertiny.params.logits import Logits
 from supertiny.stage import STATE_DIR, run_stage
 from supertiny.task import load_task
+from supertiny.training import WORKER, check_fit, is_shared, launch
 
 STUDENT = Path("models/pruned")
 LOGITS = Path("data/logits/train.safetensors")
-WORKER = "worker"  # the argument of a process among several
 
 
 def main(params: Distill) -> None:
     """Write models/tiny, metrics/train/distill.json and the loss curve."""
     # A user's mistake is told once, before there are several processes.
-    check(STUDENT, params)
+    check_fit(STUDENT, params, "distill")
     found = _lessons()
     usable(found.lessons, params)
     print(f"distill: {len(found.lessons)} rows, {found.left_out} left out for a dropped token")
-    if params.num_processes == 1:
-        _train(params, found)
+    if is_shared(params):
+        launch("distill", params)
     else:
-        _launch(params.num_processes)
+        _train(params, found)
 
 
 def _lessons() -> Lessons:
@@ -65,15 +61,6 @@ def _train(params: Distill, found: Lessons) -> None:
 
     state = STATE_DIR / "distill"
     train(STUDENT, found.lessons, sha256_file(LOGITS), params, state, Path("models/tiny"), report)
-
-
-def _launch(processes: int) -> None:
-    # `accelerate launch --cpu` starts several processes through MPI alone; this is what it runs on
-    # GPUs, and Accelerate finds itself in the processes' environment in both cases.
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc_per_node={processes}", "-m", "stages.distill", WORKER]
-    on_cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
-    subprocess.run(command, env={**os.environ, **on_cpu}, check=True)
 
 
 if __name__ == "__main__":

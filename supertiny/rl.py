@@ -32,12 +32,20 @@ from trl import GRPOConfig, GRPOTrainer
 from supertiny.calls import call_from_json
 from supertiny.errors import CallError, UserError
 from supertiny.io import read_json, replace_folder, write_json
-from supertiny.packing import ATTENTION, IGNORED, PackedCollator
+from supertiny.packing import IGNORED, PackedCollator
 from supertiny.params.rl import Rl
 from supertiny.rollouts import Group, Sampling, generator, grade, sample_groups
-from supertiny.sft import _checkpoint_folder, _MarkComplete, _save, use_bf16
 from supertiny.student import TorchStudent
 from supertiny.task import Task
+from supertiny.training import (
+    MarkComplete,
+    check_layers,
+    checkpoint_folder,
+    freeze_layers,
+    load_model,
+    save_model,
+    use_bf16,
+)
 from supertiny.unsettled import least_likely, unsettled
 
 CURVE = (
@@ -287,24 +295,14 @@ def _run_folder(
 ) -> Path:
     texts = [task.signatures(), *(json.dumps(row, sort_keys=True) for row in rows)]
     # Its type asks for the params of fine-tuning, of which it reads no single one.
-    return _checkpoint_folder(state, base, Dataset.from_dict({"text": texts}), cast(Any, params))
+    return checkpoint_folder(state, base, Dataset.from_dict({"text": texts}), params)
 
 
 def _load(base: Path, task: Task, params: Rl) -> tuple[PreTrainedModel, TorchStudent]:
     """The model to train, and the same weights as a student that answers."""
-    policy = AutoModelForCausalLM.from_pretrained(
-        base, dtype=torch.float32, attn_implementation=ATTENTION
-    )
-    layers = policy.model.layers
-    if params.frozen_layers > len(layers):
-        raise UserError(
-            f"rl.frozen_layers: found {params.frozen_layers}, the model has {len(layers)} layers"
-        )
-    if params.frozen_layers:
-        # A trained embedding would need gradients through every layer, the frozen ones too.
-        policy.get_input_embeddings().requires_grad_(False)
-        for layer in layers[: params.frozen_layers]:
-            layer.requires_grad_(False)
+    policy = load_model(base)
+    check_layers(base, params.frozen_layers, "rl.frozen_layers")
+    freeze_layers(policy, params.frozen_layers)
     student = TorchStudent(base, task)
     policy.to(student.device)
     _share_weights(student, policy)
@@ -378,7 +376,7 @@ def _run(
         train_dataset=_dataset([dict(group.row) for group in picked], task, tokenizer, params),
         eval_dataset=Dataset.from_list([{"prompt": row["query"]} for row in dev]),
         processing_class=tokenizer,
-        callbacks=[_MarkComplete(), _StopWithoutGain(sft_score, params)],
+        callbacks=[MarkComplete(), _StopWithoutGain(sft_score, params)],
     )
     trainer.train(resume_from_checkpoint=last)
     return trainer.state
@@ -445,7 +443,7 @@ def _ship(base: Path, checkpoint: str | None, out: Path) -> None:
             shutil.copytree(base, partial, dirs_exist_ok=True)
         return
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-    _save(model, AutoTokenizer.from_pretrained(base), out)
+    save_model(model, AutoTokenizer.from_pretrained(base), out)
 
 
 def _start_of_curve(groups: Sequence[Group], share: float, score: float) -> dict[str, Any]:

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import shutil
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
-    TrainerCallback,
 )
 from transformers.trainer_utils import get_last_checkpoint
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
 from supertiny.calls import call_from_json
 from supertiny.errors import UserError
-from supertiny.io import replace_folder, sha256_file
-from supertiny.packing import ATTENTION, IGNORED, PackedCollator
+from supertiny.keytokens import add_key_tokens
+from supertiny.packing import IGNORED, PackedCollator
 from supertiny.params.sft import Sft
 from supertiny.task import Task
+from supertiny.training import (
+    MarkComplete,
+    arguments,
+    check_fit,
+    checkpoint_folder,
+    finished_model,
+    freeze_layers,
+    load_model,
+    save_model,
+    several,
+    use_bf16,
+)
 
 Encoded = dict[str, list[int]]  # input_ids and labels of one row
-_COMPLETE = "COMPLETE"  # in a checkpoint all of whose files are written
+_Item = TypeVar("_Item")
 
 
 def encode_row(row: dict[str, Any], task: Task, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -53,17 +60,6 @@ def build_dataset(
 ) -> Dataset:
     """A `datasets.Dataset` with columns input_ids and labels."""
     return Dataset.from_list([encode_row(row, task, tokenizer) for row in rows])
-
-
-def use_bf16(precision: str) -> bool:
-    """Whether to run the matrix products in bf16; see the param ``precision``."""
-    if precision != "auto":
-        return precision == "bf16"
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    # Without these instructions bf16 is emulated, a hundred times slower than fp32.
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 
 def answer_losses(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -99,7 +95,9 @@ def hardest(
 class AnswerLossTrainer(SFTTrainer):
     """`SFTTrainer` with the loss on answers only, on those rows of a batch that still teach.
 
-    A batch holds ``params.candidates`` times as many rows as a step trains on; see `hardest`.
+    A batch holds ``params.candidates`` times as many rows as a step trains on; see `hardest`. With
+    several processes each one scores and trains on its part of the rows, and all pick the same ones:
+    a step is that of one process with the whole batch.
     """
 
     def __init__(self, *, pack: PackedCollator, params: Sft, **kwargs: Any) -> None:
@@ -114,104 +112,117 @@ class AnswerLossTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Mean cross-entropy over the answer tokens of the rows picked."""
+        """The loss of this process's part of the rows picked, per answer token of all of them."""
         del return_outputs, num_items_in_batch  # of evaluation and accumulation, which are not used
-        rows = inputs["rows"]
+        rows = gather_object(inputs["rows"])
         if self.params.candidates > 1:
             rows = self._pick(model, rows)
-        return answer_losses(model, self.pack(rows)).mean()
+        # Gradients are averaged over the processes: each one's sums count as many times.
+        positions = sum(map(answer_length, rows)) / self.accelerator.num_processes
+        return self.loss_of(model, self._part(rows), positions)
 
-    def _pick(self, model: Any, rows: list[Encoded]) -> list[Encoded]:
-        unseen: list[float] = []
+    def loss_of(self, model: Any, rows: list[Any], positions: float) -> torch.Tensor:
+        """The sum of the rows' losses over ``positions``."""
+        return answer_losses(model, self.pack(rows)).sum() / positions
 
-        def score(scored: list[Encoded]) -> list[float]:
+    def _pick(self, model: Any, rows: list[Any]) -> list[Any]:
+        def score(scored: list[Any]) -> list[float]:
+            part = self._part(scored)
             with torch.no_grad():
-                tokens = answer_losses(model, self.pack(scored))
-            unseen.append(tokens.mean().item())
-            lengths = [sum(label != IGNORED for label in row["labels"]) for row in scored]
-            return [answer.sum().item() for answer in tokens.split(lengths)]
+                tokens = answer_losses(model, self.pack(part))
+            answers = tokens.split([answer_length(row) for row in part])
+            return gather_object([answer.sum().item() for answer in answers])
 
-        picked, losses = hardest(rows, score, self.params.batch_size, self.params.easy_loss)
+        size, easy = self.params.batch_size, self.params.easy_loss
+        picked, losses = hardest(rows, score, size, easy)
         # The first rows scored were not picked for anything: theirs is the loss of a new row.
-        found = {
-            "unseen_loss": unseen[0],
-            "hard_share": statistics.fmean(loss >= self.params.easy_loss for loss in losses),
-        }
-        for name, value in found.items():
-            self._metrics["train"][name].append(value)
+        first = rows[:size]
+        unseen = sum(losses[: len(first)]) / sum(map(answer_length, first))
+        self._metrics["train"]["unseen_loss"].append(unseen)
+        hard = statistics.fmean(loss >= easy for loss in losses)
+        self._metrics["train"]["hard_share"].append(hard)
         return picked
+
+    def _part(self, rows: list[_Item]) -> list[_Item]:
+        """This process's part of what all of them have."""
+        size = math.ceil(len(rows) / self.accelerator.num_processes)
+        start = self.accelerator.process_index * size
+        return rows[start : start + size]
+
+
+def answer_length(row: Encoded) -> int:
+    """Answer tokens of an encoded row, the end token among them."""
+    return len(row["labels"]) - row["labels"].count(IGNORED)
 
 
 def train(
-    base: Path, rows: list[dict[str, Any]], task: Task, params: Sft, state: Path, out: Path
-) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    base: Path,
+    rows: list[dict[str, Any]],
+    task: Task,
+    params: Sft,
+    state: Path,
+    out: Path,
+    report: Callable[[dict[str, Any], list[dict[str, float]]], None],
+) -> None:
     """Fine-tune ``base`` on ``rows`` and write the model and tokenizer to ``out``.
 
     Args:
         state: folder for checkpoints, outside DVC's outs; a run with the same base, rows and params
             goes on from the last one there, and another run starts anew.
-
-    Returns:
-        Final metrics (flat, no times) and the loss curve.
+        report: takes the final metrics (flat, no times) and the loss curve, before ``state`` is
+            removed; called in one process only.
 
     Raises:
-        UserError: ``base`` is no model folder, or more layers are to be frozen than there are.
+        UserError: ``base`` is no model folder, or the params do not fit it or each other.
     """
-    if not (base / "config.json").is_file():
-        raise UserError(f"{base}: no model there; run `dvc repro fetch` or `dvc pull`")
+    check(base, params)
     tokenizer = AutoTokenizer.from_pretrained(base)
+    model = load_model(base)
+    new_tokens = add_key_tokens(model, tokenizer, task) if params.key_tokens else 0
+    freeze_layers(model, params.frozen_layers)
     dataset = build_dataset(rows, task, tokenizer)
-    checkpoints = _checkpoint_folder(state, base, dataset, params)
-    model = _load_model(base, params)
+    processes = several()
+    with processes.main_process_first():
+        checkpoints = checkpoint_folder(state, base, dataset, params)
     trainer = AnswerLossTrainer(
         model=model,
-        args=_arguments(params, checkpoints, len(dataset)),
+        args=arguments(params, checkpoints, len(dataset)),
         train_dataset=dataset,
         processing_class=tokenizer,
         pack=PackedCollator(params.pad_to_multiple, tokenizer.pad_token_id),
         params=params,
         peft_config=_lora(params),
-        callbacks=[_MarkComplete()],
+        callbacks=[MarkComplete()],
     )
     result = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
-    curve = _curve(trainer.state.log_history)
-    _save(trainer.model, tokenizer, out)
-    shutil.rmtree(state)  # the finished model is an out now; a new run must not find half of an old
-    metrics = {
-        "rows": len(dataset),
-        "steps": result.global_step,
-        "tokens_per_row": round(statistics.fmean(len(ids) for ids in dataset["input_ids"]), 2),
-        "answer_tokens_per_row": round(
-            statistics.fmean(
-                sum(label != IGNORED for label in labels) for labels in dataset["labels"]
-            ),
-            2,
-        ),
-        "final_loss": curve[-1]["loss"],
-        "final_unseen_loss": curve[-1]["unseen_loss"],
-        "final_hard_share": curve[-1]["hard_share"],
-        "parameters": sum(weight.numel() for weight in model.parameters()),
-        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "bf16": int(use_bf16(params.precision)),
-    }
-    return metrics, curve
+    trained = finished_model(trainer)
+    if processes.is_main_process:
+        curve = _curve(trainer.state.log_history)
+        save_model(trained, tokenizer, out)
+        counts = [answer_length(row) for row in dataset.to_list()]
+        metrics = {
+            "rows": len(dataset),
+            "steps": result.global_step,
+            "tokens_per_row": round(statistics.fmean(map(len, dataset["input_ids"])), 2),
+            "answer_tokens_per_row": round(statistics.fmean(counts), 2),
+            "final_loss": curve[-1]["loss"],
+            "final_unseen_loss": curve[-1]["unseen_loss"],
+            "final_hard_share": curve[-1]["hard_share"],
+            "parameters": sum(weight.numel() for weight in model.parameters()),
+            "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "new_tokens": new_tokens,
+            "bf16": int(use_bf16(params.precision)),
+        }
+        report(metrics, curve)
+        shutil.rmtree(state)  # the finished model is an out now; a new run must not find half of it
+    processes.wait_for_everyone()
 
 
-def _load_model(base: Path, params: Sft) -> PreTrainedModel:
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=torch.float32, attn_implementation=ATTENTION
-    )
-    layers = model.model.layers
-    if params.frozen_layers > len(layers):
-        raise UserError(
-            f"sft.frozen_layers: found {params.frozen_layers}, the model has {len(layers)} layers"
-        )
-    if params.frozen_layers:
-        # A trained embedding would need gradients through every layer, the frozen ones too.
-        model.get_input_embeddings().requires_grad_(False)
-        for layer in layers[: params.frozen_layers]:
-            layer.requires_grad_(False)
-    return model
+def check(base: Path, params: Sft) -> None:
+    """Raises `UserError` where there is no base model, or params do not fit it or each other."""
+    if not (base / "config.json").is_file():
+        raise UserError(f"{base}: no model there; run `dvc repro fetch` or `dvc pull`")
+    check_fit(base, params, "sft")
 
 
 def _lora(params: Sft) -> Any:
@@ -227,69 +238,6 @@ def _lora(params: Sft) -> Any:
     )
 
 
-def _arguments(params: Sft, checkpoints: Path, rows: int) -> SFTConfig:
-    steps = math.ceil(rows / (params.batch_size * params.candidates) * params.epochs)
-    steps = min(steps, params.max_steps) if params.max_steps else steps
-    return SFTConfig(
-        output_dir=str(checkpoints),
-        max_steps=steps,
-        per_device_train_batch_size=params.batch_size * params.candidates,
-        learning_rate=params.learning_rate,
-        lr_scheduler_type=(
-            "constant_with_warmup" if params.schedule == "constant" else params.schedule
-        ),
-        warmup_steps=round(params.warmup_share * steps),
-        adam_beta2=params.adam_beta2,
-        weight_decay=params.weight_decay,
-        max_grad_norm=params.max_grad_norm,
-        optim="adamw_torch_fused",
-        remove_unused_columns=False,
-        use_cpu=not torch.cuda.is_available(),
-        bf16=use_bf16(params.precision),
-        gradient_checkpointing=False,
-        save_strategy="steps",
-        save_steps=params.save_steps,
-        save_total_limit=2,
-        logging_steps=params.log_steps,
-        report_to=[],
-        seed=params.seed,
-        data_seed=params.seed,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=False,
-        max_length=None,
-        disable_tqdm=False,
-    )
-
-
-def _checkpoint_folder(state: Path, base: Path, dataset: Dataset, params: Sft) -> Path:
-    # Checkpoints of other data, weights or params must never be taken up: the folder is named after
-    # all three, and what other runs left there is removed.
-    identity = json.dumps(
-        [sha256_file(base / "model.safetensors"), dataset.to_dict(), asdict(params)]
-    )
-    folder = state / hashlib.sha256(identity.encode()).hexdigest()[:16]
-    for other in state.glob("*"):
-        if other != folder:
-            shutil.rmtree(other)
-    folder.mkdir(parents=True, exist_ok=True)
-    _drop_torn_checkpoints(folder)
-    return folder
-
-
-class _MarkComplete(TrainerCallback):
-    """Marks each checkpoint once all its files are written."""
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        (checkpoint / _COMPLETE).touch()
-
-
-def _drop_torn_checkpoints(folder: Path) -> None:
-    for checkpoint in folder.glob("checkpoint-*"):
-        if not (checkpoint / _COMPLETE).is_file():
-            shutil.rmtree(checkpoint)
-
-
 def _curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
     return [
         {
@@ -302,12 +250,3 @@ def _curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
         for entry in history
         if "loss" in entry
     ]
-
-
-def _save(model: Any, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
-    model.config.use_cache = True
-    with replace_folder(out) as partial:
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)

@@ -35,6 +35,7 @@ PARAMS = Distill(
     candidates=2, easy_loss=0.1, learning_rate=0.01, schedule="cosine", warmup_share=0.0,
     adam_beta2=0.95, weight_decay=0.0, max_grad_norm=1.0, frozen_layers=0, precision="fp32",
     pad_to_multiple=16, save_steps=100, log_steps=1, num_processes=1,
+    accelerate_config="",
 )  # fmt: skip
 WEIGHTS = Path("models/tiny/model.safetensors")
 CURVE = Path("metrics/train/distill_loss.tsv")
@@ -355,7 +356,7 @@ def test_checkpoints_of_other_logits_are_not_taken_up(
     def stop(*_):
         raise Stop
 
-    monkeypatch.setattr("supertiny.distill.train._load_model", stop)
+    monkeypatch.setattr("supertiny.distill.train.load_model", stop)
     lessons = load(student, taught_model, store, lamps).lessons
     names = []
     for digest, seed in [("a", 1), ("a", 1), ("b", 1), ("a", 2)]:

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from project import environment, make_project, run_stage
+from tinygraph import set_param
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from supertiny.io import read_json, sha256_file
+from supertiny.io import read_json, read_tsv, sha256_file
 from supertiny.packing import ATTENTION, IGNORED, PackedCollator
 from supertiny.sft import answer_losses, encode_row, hardest
 from supertiny.task import load_task
@@ -171,6 +172,24 @@ def test_lora_is_merged_into_a_plain_model(project):
     assert not torch.equal(
         before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"]
     )
+
+
+def test_two_processes_take_the_steps_of_one(project, undisturbed):
+    set_param(project, "sft", "num_processes", 2)
+    run_stage(project, "sft")
+    curve = Path("metrics/train/sft_loss.tsv")
+    pairs = zip(read_tsv(project / curve), read_tsv(undisturbed[0] / curve), strict=True)
+    for found, wanted in pairs:
+        for key, value in wanted.items():
+            assert float(found[key]) == pytest.approx(float(value), abs=1e-3), key
+
+
+def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(project):
+    set_param(project, "sft", "num_processes", 3)
+    done = run_stage(project, "sft", check=False)
+    assert done.returncode == 2
+    assert "sft.batch_size: found 8, expected a multiple of sft.num_processes, 3" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_no_base_model_is_a_users_error(project):

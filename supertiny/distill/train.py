@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import statistics
 from collections.abc import Callable, Sequence
@@ -11,10 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.trainer_utils import get_last_checkpoint
 
 from supertiny.distill.answers import answer_logits
@@ -24,14 +22,16 @@ from supertiny.errors import UserError
 from supertiny.io import replace_folder
 from supertiny.packing import IGNORED, PackedCollator
 from supertiny.params.distill import Distill
-from supertiny.sft import (
-    AnswerLossTrainer,
-    _arguments,
-    _checkpoint_folder,
-    _load_model,
-    _MarkComplete,
-    answer_losses,
-    hardest,
+from supertiny.sft import AnswerLossTrainer
+from supertiny.training import (
+    MarkComplete,
+    arguments,
+    check_fit,
+    checkpoint_folder,
+    finished_model,
+    freeze_layers,
+    load_model,
+    several,
     use_bf16,
 )
 
@@ -73,64 +73,20 @@ def lesson_loss(
 
 
 class DistillTrainer(AnswerLossTrainer):
-    """Distillation on those rows of a batch whose answers the student finds least likely.
-
-    With several processes each one scores and trains on its part of the rows, and all pick the same
-    ones: a step is that of one process with the whole batch.
-    """
+    """Distillation on those rows of a batch whose answers the student finds least likely."""
 
     def __init__(self, *, lessons: Sequence[Lesson], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.lessons = lessons
         self.weights = Weights(*(getattr(self.params, name) for name in _TERMS))
 
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        """The distillation loss of this process's part of the rows picked."""
-        del return_outputs, num_items_in_batch  # of evaluation and accumulation, which are not used
-        rows = gather_object(inputs["rows"])
-        if self.params.candidates > 1:
-            rows = self._pick(model, rows)
-        # Gradients are averaged over the processes: each one's sums count as many times.
-        positions = sum(map(_answer_length, rows)) / self.accelerator.num_processes
-        loss = lesson_loss(
-            model, self._part(rows), self.lessons, self.pack, self.weights, positions
-        )
+    def loss_of(self, model: Any, rows: list[_Row], positions: float) -> torch.Tensor:
+        """The distillation loss of the rows over ``positions``."""
+        loss = lesson_loss(model, rows, self.lessons, self.pack, self.weights, positions)
         found = gather_object([[getattr(loss, name).item() for name in _TERMS]])
         for name, values in zip(_TERMS, zip(*found, strict=True), strict=True):
             self._metrics["train"][name].append(statistics.fmean(values))
         return loss.total
-
-    def _pick(self, model: Any, rows: list[_Row]) -> list[_Row]:
-        plain = self.accelerator.unwrap_model(model)
-
-        def score(scored: list[_Row]) -> list[float]:
-            part = self._part(scored)
-            with torch.no_grad():
-                tokens = answer_losses(plain, self.pack(part))
-            answers = tokens.split([_answer_length(row) for row in part])
-            return gather_object([answer.sum().item() for answer in answers])
-
-        size, easy = self.params.batch_size, self.params.easy_loss
-        picked, losses = hardest(rows, score, size, easy)
-        # The first rows scored were not picked for anything: theirs is the loss of a new row.
-        first = rows[:size]
-        unseen = sum(losses[: len(first)]) / sum(map(_answer_length, first))
-        self._metrics["train"]["unseen_loss"].append(unseen)
-        hard = statistics.fmean(loss >= easy for loss in losses)
-        self._metrics["train"]["hard_share"].append(hard)
-        return picked
-
-    def _part(self, rows: list[_Item]) -> list[_Item]:
-        """This process's part of what all of them have."""
-        size = math.ceil(len(rows) / self.accelerator.num_processes)
-        start = self.accelerator.process_index * size
-        return rows[start : start + size]
 
 
 def train(
@@ -155,38 +111,35 @@ def train(
         UserError: params that do not fit each other or the model, or nothing to learn from.
     """
     lessons = usable(lessons, params)
-    check(student, params)
+    check_fit(student, params, "distill")
     dataset = Dataset.from_list(
         [
             {"input_ids": lesson.input_ids, "labels": lesson.labels, "lesson": at}
             for at, lesson in enumerate(lessons)
         ]
     )
-    settings: Any = params  # has all that is read of fine-tuning's params
     run: Any = _Run(params, logits_sha256)
-    processes = PartialState(cpu=not torch.cuda.is_available())
+    processes = several()
     with processes.main_process_first():
-        checkpoints = _checkpoint_folder(state, student, dataset, run)
+        checkpoints = checkpoint_folder(state, student, dataset, run)
     tokenizer = AutoTokenizer.from_pretrained(student)
-    model = _load_model(student, settings)
-    arguments = _arguments(settings, checkpoints, len(dataset))
-    arguments.per_device_train_batch_size //= processes.num_processes
-    # Half a batch at the end of a pass would be filled up, but in several processes only.
-    arguments.dataloader_drop_last = len(dataset) >= params.batch_size * params.candidates
+    model = load_model(student)
+    freeze_layers(model, params.frozen_layers)
     trainer = DistillTrainer(
         model=model,
-        args=arguments,
+        args=arguments(params, checkpoints, len(dataset)),
         train_dataset=dataset,
         processing_class=tokenizer,
         pack=PackedCollator(params.pad_to_multiple, tokenizer.eos_token_id),
-        params=settings,
+        params=params,  # it has all that is read of fine-tuning's
         lessons=lessons,
-        callbacks=[_MarkComplete()],
+        callbacks=[MarkComplete()],
     )
     result = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
+    trained = finished_model(trainer)
     if processes.is_main_process:
         curve = _curve(trainer.state.log_history)
-        _save(trainer.accelerator.unwrap_model(trainer.model), student, out)
+        _save(trained, student, out)
         report(_metrics(result.global_step, lessons, curve, model, params), curve)
         shutil.rmtree(state)  # the finished model is an out now; a new run must not find half of it
     processes.wait_for_everyone()
@@ -208,20 +161,6 @@ def usable(lessons: Sequence[Lesson], params: Distill) -> list[Lesson]:
             "check models/pruned, or capture more with logits.rows"
         )
     return found
-
-
-def check(student: Path, params: Distill) -> None:
-    """Raises `UserError` for params that do not fit each other or the model."""
-    layers = AutoConfig.from_pretrained(student).num_hidden_layers
-    if params.frozen_layers > layers:
-        raise UserError(
-            f"distill.frozen_layers: found {params.frozen_layers}, the model has {layers} layers"
-        )
-    if params.batch_size % params.num_processes:
-        raise UserError(
-            f"distill.batch_size: found {params.batch_size}, expected a multiple of "
-            f"distill.num_processes, {params.num_processes}"
-        )
 
 
 def _metrics(
@@ -268,7 +207,3 @@ def _save(model: Any, student: Path, out: Path) -> None:
         for file in sorted(student.iterdir()):
             if file.suffix not in _WEIGHTS and not (partial / file.name).exists():
                 shutil.copyfile(file, partial / file.name)
-
-
-def _answer_length(row: _Row) -> int:
-    return len(row["labels"]) - row["labels"].count(IGNORED)

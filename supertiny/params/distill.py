@@ -43,3 +43,7 @@ class Distill:
     save_steps: int = param("optimizer steps between checkpoints", ge=1)
     log_steps: int = param("optimizer steps between points of the loss curve", ge=1)
     num_processes: int = param("processes that share each step, one a GPU or group of cores", ge=1)
+    accelerate_config: str = param(
+        "configuration file for `accelerate launch`, such as conf/accelerate/fsdp.yaml, in place of "
+        "num_processes on this machine; empty: none"
+    )

@@ -30,6 +30,9 @@ class Sft:
     )  # fmt: skip
     weight_decay: float = param("decoupled weight decay", ge=0)
     max_grad_norm: float = param("gradients are clipped to this norm", ge=0)
+    key_tokens: bool = param(
+        "whether the beginning of each argument in an answer becomes one token of its own"
+    )
     frozen_layers: int = param(
         "lowest layers, with the embedding, that stay as they are; 0 trains everything", ge=0
     )
@@ -43,3 +46,8 @@ class Sft:
     pad_to_multiple: int = param("a step's tokens are rounded up to a multiple of this", ge=1)
     save_steps: int = param("optimizer steps between checkpoints", ge=1)
     log_steps: int = param("optimizer steps between points of the loss curve", ge=1)
+    num_processes: int = param("processes that share each step, one a GPU or group of cores", ge=1)
+    accelerate_config: str = param(
+        "configuration file for `accelerate launch`, such as conf/accelerate/fsdp.yaml, in place of "
+        "num_processes on this machine; empty: none"
+    )
