@@ -32,7 +32,7 @@ from trl import GRPOConfig, GRPOTrainer
 from supertiny.calls import call_from_json
 from supertiny.errors import CallError, UserError
 from supertiny.io import read_json, replace_folder, write_json
-from supertiny.packing import IGNORED, PackedCollator
+from supertiny.packing import IGNORED, PackedCollator, answer_logits
 from supertiny.params.rl import Rl
 from supertiny.rollouts import Group, Sampling, generator, grade, sample_groups
 from supertiny.student import TorchStudent
@@ -234,12 +234,9 @@ class GroupTrainer(GRPOTrainer):
                 for ids, length in rows
             ]
         )
-        batch = {key: tensor.to(model.device) for key, tensor in batch.items()}
-        targets = batch.pop("labels")[0, 1:]
-        kept = (targets != IGNORED).nonzero().flatten()
-        logits = model(**batch, logits_to_keep=kept, use_cache=False).logits[0].float()
-        log_probs = (logits / self.temperature).log_softmax(-1)
-        chosen = log_probs.gather(-1, targets[kept][:, None])[:, 0]
+        logits, targets = answer_logits(model, batch)
+        log_probs = (logits.float() / self.temperature).log_softmax(-1)
+        chosen = log_probs.gather(-1, targets[:, None])[:, 0]
         if not entropy:
             return chosen, chosen
         with torch.no_grad():

@@ -22,7 +22,7 @@ from trl import SFTTrainer
 from supertiny.calls import call_from_json
 from supertiny.errors import UserError
 from supertiny.keytokens import add_key_tokens
-from supertiny.packing import IGNORED, PackedCollator
+from supertiny.packing import IGNORED, PackedCollator, answer_logits
 from supertiny.params.sft import Sft
 from supertiny.task import Task
 from supertiny.training import (
@@ -33,6 +33,7 @@ from supertiny.training import (
     finished_model,
     freeze_layers,
     load_model,
+    loss_curve,
     save_model,
     several,
     use_bf16,
@@ -63,17 +64,9 @@ def build_dataset(
 
 
 def answer_losses(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy of each answer token of a packed batch, in order: shape (answer tokens,), fp32.
-
-    The head runs on answers only. TRL scores every position outside CUDA and recomputes the logits
-    in the backward pass; with a vocabulary as wide as this student's that is a third of all work on
-    a CPU.
-    """
-    batch = {key: tensor.to(model.device) for key, tensor in batch.items()}
-    targets = batch.pop("labels")[0, 1:]
-    kept = (targets != IGNORED).nonzero().flatten()
-    logits = model(**batch, logits_to_keep=kept, use_cache=False).logits[0].float()
-    return torch.nn.functional.cross_entropy(logits, targets[kept], reduction="none")
+    """Cross-entropy of each answer token of a packed batch, in order: shape (answer tokens,), fp32."""
+    logits, targets = answer_logits(model, batch)
+    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
 def hardest(
@@ -197,7 +190,7 @@ def train(
     result = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
     trained = finished_model(trainer)
     if processes.is_main_process:
-        curve = _curve(trainer.state.log_history)
+        curve = loss_curve(trainer.state.log_history)
         save_model(trained, tokenizer, out)
         counts = [answer_length(row) for row in dataset.to_list()]
         metrics = {
@@ -236,17 +229,3 @@ def _lora(params: Sft) -> Any:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-
-
-def _curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [
-        {
-            "step": int(entry["step"]),
-            "loss": round(entry["loss"], 6),
-            "unseen_loss": round(entry.get("unseen_loss", entry["loss"]), 6),
-            "hard_share": round(entry.get("hard_share", 1.0), 4),
-            "learning_rate": float(f"{entry['learning_rate']:.4g}"),
-        }
-        for entry in history
-        if "loss" in entry
-    ]

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,27 @@ def _drop_torn_checkpoints(folder: Path) -> None:
     for checkpoint in folder.glob("checkpoint-*"):
         if not (checkpoint / _COMPLETE).is_file():
             shutil.rmtree(checkpoint)
+
+
+def loss_curve(
+    history: list[dict[str, float]], terms: Sequence[str] = ()
+) -> list[dict[str, float]]:
+    """The points of a Trainer's log: losses (nats a token), the ``terms`` they are made of, rates."""
+    return [
+        {
+            "step": int(entry["step"]),
+            "loss": round(entry["loss"], 6),
+            # Where every candidate is trained on, each one is new when its loss is taken.
+            "unseen_loss": round(
+                entry.get("unseen_loss", entry.get("cross_entropy", entry["loss"])), 6
+            ),
+            "hard_share": round(entry.get("hard_share", 1.0), 4),
+            **{name: round(entry[name], 6) for name in terms},
+            "learning_rate": float(f"{entry['learning_rate']:.4g}"),
+        }
+        for entry in history
+        if "loss" in entry
+    ]
 
 
 def finished_model(trainer: Any) -> Any:

@@ -16,6 +16,7 @@ from supertiny import rl
 from supertiny.calls import call_from_json
 from supertiny.errors import UserError
 from supertiny.io import sha256_file
+from supertiny.packing import ATTENTION
 from supertiny.params.rl import Rl
 from supertiny.rewards import ILLEGAL, reward
 from supertiny.rollouts import Sampling, generator, grade, prompt_ids, sample_groups
@@ -144,7 +145,7 @@ def test_an_answer_without_an_end_is_illegal(student, lamps):
 def test_rows_are_ranked_by_how_likely_gold_is(undecided, lamps):
     tokenizer = AutoTokenizer.from_pretrained(undecided)
     packed = AutoModelForCausalLM.from_pretrained(
-        undecided, dtype=torch.float32, attn_implementation=rl.ATTENTION
+        undecided, dtype=torch.float32, attn_implementation=ATTENTION
     )
     model = AutoModelForCausalLM.from_pretrained(undecided, dtype=torch.float32)
     wanted = []

@@ -12,10 +12,9 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from supertiny.calls import call_from_json
-from supertiny.distill.answers import OWN, answer_logits
-from supertiny.distill.logits import Row, capture_of, top_k, write
+from supertiny.distill.logits import OWN, Row, capture_of, top_k, write
 from supertiny.errors import UserError
-from supertiny.packing import ATTENTION, IGNORED, PackedCollator
+from supertiny.packing import ATTENTION, IGNORED, PackedCollator, answer_logits
 from supertiny.params.logits import Logits
 from supertiny.sft import Encoded, encode_row
 from supertiny.student import TorchStudent

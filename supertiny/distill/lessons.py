@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from supertiny.distill.answers import OWN
-from supertiny.distill.logits import Row, capture_of, read
+from supertiny.distill.logits import OWN, Row, capture_of, read
 from supertiny.distill.loss import DROPPED, map_teacher
 from supertiny.errors import UserError
 from supertiny.io import read_json

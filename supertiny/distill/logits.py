@@ -27,6 +27,7 @@ from supertiny.task import Task
 
 _HEADER = "capture"  # one key: safetensors writes several in no fixed order
 _PROBE = "Turn on 2 Lamps, <|x|>"
+OWN = "#own"  # after an input's id: the teacher's own answer to it, which is not the gold one
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,11 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 from transformers.trainer_utils import get_last_checkpoint
 
-from supertiny.distill.answers import answer_logits
 from supertiny.distill.lessons import Lesson
 from supertiny.distill.loss import DROPPED, Loss, Weights, ckd_loss
 from supertiny.errors import UserError
 from supertiny.io import replace_folder
-from supertiny.packing import IGNORED, PackedCollator
+from supertiny.packing import IGNORED, PackedCollator, answer_logits
 from supertiny.params.distill import Distill
 from supertiny.sft import AnswerLossTrainer
 from supertiny.training import (
@@ -31,6 +30,7 @@ from supertiny.training import (
     finished_model,
     freeze_layers,
     load_model,
+    loss_curve,
     several,
     use_bf16,
 )
@@ -138,7 +138,7 @@ def train(
     result = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
     trained = finished_model(trainer)
     if processes.is_main_process:
-        curve = _curve(trainer.state.log_history)
+        curve = loss_curve(trainer.state.log_history, _TERMS)
         _save(trained, student, out)
         report(_metrics(result.global_step, lessons, curve, model, params), curve)
         shutil.rmtree(state)  # the finished model is an out now; a new run must not find half of it
@@ -182,21 +182,6 @@ def _metrics(
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "bf16": int(use_bf16(params.precision)),
     }
-
-
-def _curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [
-        {
-            "step": int(entry["step"]),
-            "loss": round(entry["loss"], 6),
-            "unseen_loss": round(entry.get("unseen_loss", entry["cross_entropy"]), 6),
-            "hard_share": round(entry.get("hard_share", 1.0), 4),
-            **{name: round(entry[name], 6) for name in _TERMS},
-            "learning_rate": float(f"{entry['learning_rate']:.4g}"),
-        }
-        for entry in history
-        if "loss" in entry
-    ]
 
 
 def _save(model: Any, student: Path, out: Path) -> None:
