@@ -80,6 +80,7 @@ def main(params: Report) -> None:
         params={name: asdict(every[name]) for name in SECTIONS},
         constraints=CONSTRAINTS,
         files=_files(sources, variants),
+        bundle=Path("models/bundle"),
     )
     html = report_html.render(task, variants, sources, lineage, params)
     curve = read_tsv(sources.loss)

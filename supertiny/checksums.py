@@ -20,10 +20,7 @@ def checksums(folder: Path) -> str:
 
 def check_sums(folder: Path) -> None:
     """Raises `UserError` for a folder with a file missing, added or changed since it was summed."""
-    try:
-        wanted = _by_name((folder / SUMS).read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(f"{folder}/{SUMS}: damaged; copy the folder anew") from None
+    wanted = read_sums(folder)
     found = _by_name(checksums(folder))
     changed = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
     if changed:
@@ -31,6 +28,18 @@ def check_sums(folder: Path) -> None:
             f"{folder}: not as it was made: {', '.join(changed)}; copy the folder anew from where "
             "it came from, or make it with `supertiny export`"
         )
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of a folder, by name, as they were when it was summed.
+
+    Raises:
+        UserError: the list is damaged.
+    """
+    try:
+        return _by_name((folder / SUMS).read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{folder}/{SUMS}: damaged; copy the folder anew") from None
 
 
 def _by_name(text: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ import jinja2
 
 from supertiny import svg
 from supertiny.calls import NO_CALL, call_from_json, canonical
+from supertiny.checksums import read_sums
 from supertiny.errors import UserError
 from supertiny.io import read_json, read_jsonl, read_tsv, sha256_file
 from supertiny.metrics import UNPARSABLE, confusion, predicted_name, wilson_interval
@@ -55,12 +56,17 @@ _SMALLEST_LOSS = 1e-6  # what the file's six digits can tell from 0
 
 @dataclass(frozen=True)
 class Lineage:
-    """How the numbers were made: commands, every param, pinned packages, hashed files."""
+    """How the numbers were made: commands, every param, pinned packages, hashed files, what ships.
+
+    Attributes:
+        bundle: the folder that ships, or None where there is none yet.
+    """
 
     commands: Sequence[str]
     params: Mapping[str, Any]
     constraints: Path
     files: Sequence[Path]
+    bundle: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -164,8 +170,21 @@ def render(
         params={section: flatten(value) for section, value in lineage.params.items()},
         packages=pinned(lineage.constraints),
         hashes=[(str(path), sha256_file(path)) for path in lineage.files],
+        shipped=shipped(lineage.bundle) if lineage.bundle else {},
         rounds=params.bootstrap_rounds,
     )
+
+
+def shipped(bundle: Path) -> dict[str, list[list[str]]]:
+    """What is in a bundle and what it was made from, by table: names and values.
+
+    Raises:
+        UserError: the bundle is not there, or its papers are damaged.
+    """
+    return {
+        "SHA-256 of its files": flatten(read_sums(bundle)),
+        "What it was made from": flatten(read_json(bundle / "lineage.json")),
+    }
 
 
 def content_policy(style: str, script: str) -> str:

@@ -101,9 +101,12 @@ def sources(folder, wrong=MANY):
 
 def page(lamps, folder, wrong=MANY):
     found = sources(folder, wrong)
+    write_json(folder / "bundle/lineage.json", {"inputs": {"train_queries": "ef" * 32}})
+    (folder / "bundle/SHA256SUMS").write_text(f"{'cd' * 32}  model.onnx\n")
     lineage = Lineage(
-        ["dvc repro"], {"sft": {"learning_rate": 0.0005}}, folder / "constraints.txt", [found.loss]
-    )
+        ["dvc repro"], {"sft": {"learning_rate": 0.0005}}, folder / "constraints.txt", [found.loss],
+        folder / "bundle",
+    )  # fmt: skip
     return render(lamps, variants(lamps, wrong), found, lineage, PARAMS)
 
 
@@ -181,6 +184,11 @@ def test_hostile_text_is_text(tree):
     assert len(tree.all("script")) == 1
     assert not tree.all("img", "b", "iframe", "link", "object")
     assert not [attrs for _, attrs in tree.tags if any(key.startswith("on") for key in attrs)]
+
+
+def test_what_ships_is_named_with_its_hashes_and_origin(tree):
+    for expected in ("model.onnx", "cd" * 32, "inputs.train_queries", "ef" * 32):
+        assert expected in tree.text
 
 
 def test_nothing_is_asked_of_a_network(tree, html):

@@ -50,16 +50,13 @@ def choose_tokens(
 
     Kept are the tokens of the corpus, every byte, every added token, the results of the first
     ``floor`` merges, and all that these are merged from. Then come further merges in order, until
-    the number divides by ``multiple``: real tokens, since an empty row of the embedding would have
-    logit 0, which can beat every other.
+    the number divides by ``multiple`` or all are kept: real tokens, since an empty row of the
+    embedding would have logit 0, which can beat every other.
 
     Args:
         corpus: texts just as the model sees them; those of prompt and answer apart.
         floor: merges to keep whatever the corpus says; the lowest-ranked are those most frequent in
             the tokenizer's training data, so unseen names stay short.
-
-    Raises:
-        UserError: there are too few tokens to fill up to ``multiple``.
     """
     state = json.loads(tokenizer.to_str())
     vocabulary, merges = state["model"]["vocab"], _merges(state["model"])
@@ -74,11 +71,6 @@ def choose_tokens(
             break
         if left in kept and right in kept:
             kept.add(whole)
-    if len(kept) % multiple:
-        raise UserError(
-            f"vocabulary: {len(kept)} of {tokenizer.get_vocab_size()} tokens are needed, and there"
-            f" are too few others to fill up to a multiple of {multiple}; leave the vocabulary whole"
-        )
     return sorted(kept)
 
 
