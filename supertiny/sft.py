@@ -21,7 +21,6 @@ from trl import SFTTrainer
 
 from supertiny.calls import call_from_json
 from supertiny.errors import UserError
-from supertiny.keytokens import add_key_tokens
 from supertiny.packing import IGNORED, PackedCollator, answer_logits
 from supertiny.params.sft import Sft
 from supertiny.task import Task
@@ -171,7 +170,6 @@ def train(
     check(base, params)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = load_model(base)
-    new_tokens = add_key_tokens(model, tokenizer, task) if params.key_tokens else 0
     freeze_layers(model, params.frozen_layers)
     dataset = build_dataset(rows, task, tokenizer)
     processes = several()
@@ -203,7 +201,6 @@ def train(
             "final_hard_share": curve[-1]["hard_share"],
             "parameters": sum(weight.numel() for weight in model.parameters()),
             "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "new_tokens": new_tokens,
             "bf16": int(use_bf16(params.precision)),
         }
         report(metrics, curve)

@@ -10,9 +10,6 @@ from supertiny.trainparams import TrainParams
 class Sft(TrainParams):
     """How the student is fine-tuned on the task's rows."""
 
-    key_tokens: bool = param(
-        "whether the beginning of each argument in an answer becomes one token of its own"
-    )
     method: str = param("all weights, or LoRA adapters merged at the end", choices=("full", "lora"))
     lora_rank: int = param("rank of the adapters (method lora)", ge=1)
     lora_alpha: int = param("scale of the adapters (method lora)", ge=1)
