@@ -124,6 +124,11 @@ def _parser() -> argparse.ArgumentParser:
     shape.add_argument(
         "--to-pull", action="store_true", help="only the stages to `dvc pull` before `dvc repro`"
     )
+    shape.add_argument(
+        "--teacher",
+        action="store_true",
+        help="only what `supertiny record` would ask the teacher LLM: questions, tokens, money",
+    )
     plan.set_defaults(run=_plan)
     export = commands.add_parser(
         "export",
@@ -255,12 +260,24 @@ def _record(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     from supertiny import plan  # here and below, so that the other commands start at once
 
+    if arguments.teacher:
+        return _plan_teacher()
     steps = plan.make_plan()
     if arguments.to_pull:
         for stage in plan.to_pull(steps):
             print(stage)
     else:
         print(_dump(plan.to_json(steps)) if arguments.json else plan.render(steps))
+    return 0
+
+
+def _plan_teacher() -> int:
+    from supertiny.params.teacher import Teacher
+    from supertiny.teacher import estimate
+    from supertiny.teacher.run import inputs
+
+    task, params = load_task(core.task_name()), core.load(Teacher)
+    print(estimate.render(estimate.estimate(task, params, *inputs(task)), params))
     return 0
 
 

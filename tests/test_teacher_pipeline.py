@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 from llmserver import completion, said
-from teaching import SAY, params
+from teaching import ROWS, SAY, good, is_repair, params, through, user
 
 from supertiny.calls import call_from_json
 from supertiny.errors import CallError, UserError
@@ -39,44 +39,6 @@ class Scripted:
 
     async def close(self):
         pass
-
-
-def user(ask):
-    return ask.messages[1]["content"]
-
-
-def is_repair(ask):
-    return len(ask.messages) > 2
-
-
-def command_of(ask):
-    return user(ask).split("Command: ")[1]
-
-
-def good(ask):
-    """What a perfect model would say."""
-    step = ask.request["function"]["name"]
-    if step == "say":
-        style = ask.messages[0]["content"].split("Style: ")[1].split(".")[0]
-        return through(ask, {"text": f"{command_of(ask)} {style} would you"})
-    if step == "call":
-        return through(
-            ask, {"tool": "position", "arguments": {"name": "den blinds", "position": 30}}
-        )
-    return through(ask, {"reason": "the same", "faithful": 5, "natural": 4})
-
-
-def through(ask, arguments, **options):
-    found = completion(arguments, **options)
-    name = ask.request["function"]["name"]
-    found["choices"][0]["message"]["tool_calls"][0]["function"]["name"] = name
-    return found
-
-
-ROWS = [
-    {"id": "1", "query": "set the den blinds to 30", "slices": [],
-     "call": {"name": "HassSetPosition", "arguments": {"name": "den blinds", "position": 30}}},
-]  # fmt: skip
 
 
 def pipeline(tmp_path, answer, **changes):

@@ -142,7 +142,16 @@ class Pipeline:
     def _grade(self, candidates: list[Row], label: str) -> None:
         if self.params.judge == "agreed":
             candidates = [trace for trace in candidates if agrees(trace, self.task)]
-        items = [
+        outcomes = self._run("judge", self._judge_items(candidates), lambda _, found: found, label)
+        for trace, outcome in zip(candidates, outcomes, strict=True):
+            trace["grade"] = outcome.value or {"reason": f"{outcome.status}: {outcome.reason}"}
+
+    def judge_asks(self, traces: Sequence[Row]) -> list[Ask]:
+        """What grading the texts of traces asks first, before any repair."""
+        return self._asks(self.recipe.steps["judge"], self._judge_items(traces))
+
+    def _judge_items(self, traces: Sequence[Row]) -> list[Item]:
+        return [
             Item(
                 {
                     "command": trace["command"],
@@ -151,11 +160,8 @@ class Pipeline:
                 },
                 0,
             )
-            for trace in candidates
+            for trace in traces
         ]
-        outcomes = self._run("judge", items, lambda _, found: found, label)
-        for trace, outcome in zip(candidates, outcomes, strict=True):
-            trace["grade"] = outcome.value or {"reason": f"{outcome.status}: {outcome.reason}"}
 
     def _run(
         self, name: str, items: Sequence[Item], check: Callable[[Item, Row], _T], label: str
