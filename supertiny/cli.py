@@ -322,8 +322,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             print(remote.REMEDY)
             return 1
         for oid in in_the_way:
-            stores.remote.delete(oid)
-            print(f"deleted {stores.remote.oid_to_path(oid)}")
+            print(f"deleted {remote.delete(stores, oid)}")
         print(remote.SEND)
     return 1
 

@@ -169,7 +169,7 @@ def _read(odb: Any, items: Sequence[tuple[Item, int]]) -> Iterator[Problem]:
 
 
 def in_the_way(stores: Stores, problems: Iterable[Problem]) -> list[str]:
-    """The objects that keep a push from sending again what is wrong: `stores.remote.delete` them.
+    """The objects that keep a push from sending again what is wrong: `delete` them.
 
     These are the broken ones, and the list of a folder with any file that is broken or missing:
     while it is there, a push takes the folder for complete.
@@ -177,6 +177,15 @@ def in_the_way(stores: Stores, problems: Iterable[Problem]) -> list[str]:
     broken = {problem.item.oid for problem in problems if problem.found is not None}
     lists = {problem.item.folder for problem in problems if problem.item.folder}
     return sorted(oid for oid in broken | lists if _size(stores.remote, oid) is not None)
+
+
+def delete(stores: Stores, oid: str) -> str:
+    """Delete one object from the remote; its path there."""
+    path = str(stores.remote.oid_to_path(oid))
+    # Not `remote.delete`, which asks S3 for a deletion of many: with a checksum that is not every
+    # server's.
+    stores.remote.fs.rm_file(path)
+    return path
 
 
 def share(stores: Stores, name: str | None = None) -> tuple[int, int]:
