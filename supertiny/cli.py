@@ -258,10 +258,10 @@ def _record(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from supertiny import plan  # here and below, so that the other commands start at once
-
     if arguments.teacher:
         return _plan_teacher()
+    from supertiny import plan  # here and below, so that the other commands start at once
+
     steps = plan.make_plan()
     if arguments.to_pull:
         for stage in plan.to_pull(steps):
