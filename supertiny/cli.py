@@ -258,6 +258,8 @@ def _record(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
+    if arguments.teacher:
+        return _plan_teacher()
     from supertiny import plan  # here and below, so that the other commands start at once
 
     if arguments.teacher:

@@ -4,10 +4,11 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from llmserver import Reply, serve
+from llmserver import Reply, said, serve
 from teaching import ROWS, good, params
 
 from supertiny.task import load_task
+from supertiny.teacher.asking import Stopped
 from supertiny.teacher.estimate import estimate, render
 from supertiny.teacher.run import record
 
@@ -74,3 +75,19 @@ def test_what_depends_on_missing_answers_stands_behind_them(recorded):
     first = {row.step: row for row in before}
     assert first["train rewrite"].missing == 2 and first["train rewrite"].behind == 0
     assert first["train judge"].missing == 0 and first["train judge"].behind == 2
+
+
+def test_a_repair_of_a_recorded_answer_is_still_to_ask(tmp_path):
+    def unwilling(posted, count):
+        if posted["tools"][0]["function"]["name"] == "call":
+            return Reply(json.dumps(said("I cannot do that.")).encode())
+        return perfect(posted, count)
+
+    files = tmp_path / "recording.jsonl.gz", tmp_path / "live.jsonl"
+    with serve(unwilling) as server:
+        settings = params(base_url=server.url, styles_per_row=2, max_calls=4)
+        with pytest.raises(Stopped, match="max_calls"):
+            record(HOME, settings, QUERIES, *files)
+    found = {row.step: row for row in estimate(HOME, settings, QUERIES, *files)}
+    assert (found["train call"].recorded, found["train call"].missing) == (2, 0)
+    assert found["train call repair"].missing == 2

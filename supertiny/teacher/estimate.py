@@ -2,12 +2,13 @@
 
 The pipeline is walked with the answers that are recorded. Where one is missing, the questions that
 would follow from it are counted too, as if it were a candidate: that is the most there can be, but for
-repairs. Tokens are counted by length, at four bytes a token; money follows from the prices in params.
+repairs of answers still to come. Tokens are counted by length, at four bytes a token; money follows
+from the prices in params.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,10 +16,11 @@ from typing import Any, cast
 from supertiny.params.teacher import Teacher
 from supertiny.task import Task
 from supertiny.teacher.asking import Answer
-from supertiny.teacher.messages import Ask, canonical_json
+from supertiny.teacher.limits import price
+from supertiny.teacher.messages import Ask, Usage, canonical_json
 from supertiny.teacher.pipeline import Pipeline, choose_rows
 from supertiny.teacher.recipe import load_recipe
-from supertiny.teacher.run import SPLITS, Row
+from supertiny.teacher.run import Row, ask_all
 from supertiny.teacher.store import RowStore
 
 _BYTES_PER_TOKEN = 4  # of English text and JSON, in the tokenizers of today's LLMs
@@ -79,53 +81,51 @@ def estimate(
     recordings = [path for path in (recording,) if path.exists()]
     walk = _Walk(RowStore(live if live and live.exists() else None, recordings))
     pipeline = Pipeline(task, recipe, params, cast(Any, walk), queries["train"])
-    found: list[Estimate] = []
-    for split in SPLITS:
-        rows = choose_rows(queries[split], getattr(params, f"{split}_rows"), recipe.skip_slices)
-        judged = split != "test" and "judge" in recipe.steps
-        pipeline.traces(rows, judged=judged, label=split)
-        found += _of_split(pipeline, walk, split, rows, judged)
-    label, test = "test answers", [(row["query"], "") for row in queries["test"]]
-    behind = 0
-    if len(walk.store):
-        pipeline.blind_calls(test, label)
-    else:  # none of them can be recorded, and to write them all takes half a minute
-        behind = len(test) * params.call_samples
-    return [*found, _of_step(walk, params, label, pipeline.call_asks(test[:_SAMPLE]), behind)]
-
-
-def _of_split(
-    pipeline: Pipeline, walk: _Walk, split: str, rows: Sequence[Row], judged: bool
-) -> Iterator[Estimate]:
-    params = pipeline.params
-    rewrites = len(walk.missing[f"{split} rewrite"])
-    yield _of_step(walk, params, f"{split} rewrite", (), 0)
-    shown = rows[:_SAMPLE]
-    calls = pipeline.call_asks([(row["query"], row["id"]) for row in shown])
-    yield _of_step(walk, params, f"{split} call", calls, rewrites * params.call_samples)
-    if judged:
-        unsure = walk.missing.get(f"{split} call", []) if params.judge == "agreed" else []
-        grades = pipeline.judge_asks(
+    ask_all(pipeline, queries)
+    shown = choose_rows(queries["train"], _SAMPLE, recipe.skip_slices)
+    like = {"call": pipeline.call_asks([(row["query"], row["id"]) for row in shown])}
+    if "judge" in recipe.steps:
+        like["judge"] = pipeline.judge_asks(
             [{"command": row["query"], "text": row["query"], "gold": row["call"]} for row in shown]
         )
-        behind = rewrites + len(unsure) // params.call_samples
-        yield _of_step(walk, params, f"{split} judge", grades, behind)
+    return [
+        _of_step(label, walk, params, like.get(label.split()[-1], []), _behind(label, walk, params))
+        for label in walk.missing
+    ]
+
+
+def _behind(label: str, walk: _Walk, params: Teacher) -> int:
+    """The questions of a step that follow from answers still missing, at most."""
+    split, _, step = label.partition(" ")
+    rewrites = len(walk.missing.get(f"{split} rewrite", ()))
+    if step == "call":
+        return rewrites * params.call_samples
+    if step == "judge":
+        unsure = walk.missing[f"{split} call"] if params.judge == "agreed" else []
+        return rewrites + len(unsure) // params.call_samples
+    return 0
 
 
 def _of_step(
-    walk: _Walk, params: Teacher, label: str, like: Sequence[Ask], behind: int
+    label: str, walk: _Walk, params: Teacher, like: Sequence[Ask], behind: int
 ) -> Estimate:
     """The estimate of one step; ``like`` are questions of the length of those that are behind."""
-    missing = walk.missing.get(label, [])
+    missing = walk.missing[label]
     each = [*missing, *like]
     mean = sum(map(_prompt_tokens, each)) / len(each) if each else 0
     longest = max((ask.request["max_tokens"] for ask in each), default=0)
-    prompt = round(sum(map(_prompt_tokens, missing)) + behind * mean)
-    answer = (len(missing) + behind) * longest
-    price = prompt * params.usd_per_million_prompt_tokens
-    price += answer * params.usd_per_million_answer_tokens
-    recorded = walk.recorded.get(label, 0)
-    return Estimate(label, recorded, len(missing), behind, prompt, answer, price / 1e6)
+    tokens = Usage(
+        round(sum(map(_prompt_tokens, missing)) + behind * mean), (len(missing) + behind) * longest
+    )
+    return Estimate(
+        step=label,
+        recorded=walk.recorded[label],
+        missing=len(missing),
+        behind=behind,
+        prompt_tokens=tokens.prompt_tokens,
+        answer_tokens=tokens.completion_tokens,
+        usd=price(tokens, params),
+    )
 
 
 def _prompt_tokens(ask: Ask) -> float:

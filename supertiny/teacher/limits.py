@@ -64,7 +64,7 @@ class Limits:
             LimitReached: no call may start in this run any more.
         """
         prompt, answer = most_prompt_tokens(ask), ask.request["max_tokens"]
-        usd = self._price(Usage(prompt, answer))
+        usd = price(Usage(prompt, answer), self.params)
         async with self._turn:  # one at a time, in the order they came
             await self._wait_for_quiet()
             await self._wait_for_rate(prompt + answer)
@@ -85,7 +85,7 @@ class Limits:
         self._open.discard(reservation)
         if usage is not None:
             reservation.tokens = usage.prompt_tokens + usage.completion_tokens
-            self.usd += self._price(usage)
+            self.usd += price(usage, self.params)
         elif billed:
             self.usd += reservation.usd
         self._settled.set()
@@ -93,11 +93,6 @@ class Limits:
     def pause(self, seconds: float) -> None:
         """Let no call start for that long, because the server asked for it."""
         self._quiet_until = max(self._quiet_until, self._clock() + seconds)
-
-    def _price(self, usage: Usage) -> float:
-        params = self.params
-        sent = usage.prompt_tokens * params.usd_per_million_prompt_tokens
-        return (sent + usage.completion_tokens * params.usd_per_million_answer_tokens) / 1e6
 
     async def _wait_for_quiet(self) -> None:
         while (rest := self._quiet_until - self._clock()) > 0:
@@ -128,6 +123,12 @@ class Limits:
             # A call in flight will most likely cost less than is reserved for it.
             self._settled.clear()
             await self._settled.wait()
+
+
+def price(usage: Usage, params: Teacher) -> float:
+    """What tokens cost, in USD."""
+    sent = usage.prompt_tokens * params.usd_per_million_prompt_tokens
+    return (sent + usage.completion_tokens * params.usd_per_million_answer_tokens) / 1e6
 
 
 def most_prompt_tokens(ask: Ask) -> int:

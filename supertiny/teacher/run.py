@@ -104,21 +104,16 @@ def _run(
     asker: Asker,
 ) -> Taught:
     try:
-        return _teach(task, params, recipe, queries, asker)
+        return ask_all(Pipeline(task, recipe, params, asker, queries["train"]), queries)
     except KeyboardInterrupt:
         raise Stopped("interrupted", INTERRUPTED_CODE) from None
     finally:
         asker.close()
 
 
-def _teach(
-    task: Task,
-    params: Teacher,
-    recipe: Recipe,
-    queries: Mapping[str, Sequence[Row]],
-    asker: Asker,
-) -> Taught:
-    pipeline = Pipeline(task, recipe, params, asker, queries["train"])
+def ask_all(pipeline: Pipeline, queries: Mapping[str, Sequence[Row]]) -> Taught:
+    """Put every question of a run through the pipeline's asker; errors as in `Asker.ask`."""
+    params, recipe = pipeline.params, pipeline.recipe
     traces = {}
     for split in SPLITS:
         rows = choose_rows(queries[split], getattr(params, f"{split}_rows"), recipe.skip_slices)
