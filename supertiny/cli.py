@@ -262,8 +262,6 @@ def _plan(arguments: argparse.Namespace) -> int:
         return _plan_teacher()
     from supertiny import plan  # here and below, so that the other commands start at once
 
-    if arguments.teacher:
-        return _plan_teacher()
     steps = plan.make_plan()
     if arguments.to_pull:
         for stage in plan.to_pull(steps):
