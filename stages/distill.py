@@ -1,4 +1,4 @@
-"""Heal the pruned student: distillation from the captured log-probabilities, and gold answers.
+"""Heal the pruned student: on gold answers, and by distillation from captured log-probabilities.
 
 Limits: the teacher is never asked again, so what it would say to a student's own mistakes is not
 learned. Checkpoints go to .supertiny/distill, so a killed run goes on from there.

@@ -22,7 +22,7 @@ from supertiny.distill.capture import capture
 from supertiny.distill.lessons import load_lessons
 from supertiny.distill.logits import capture_of, read
 from supertiny.distill.loss import DROPPED, Weights
-from supertiny.distill.train import lesson_loss, train
+from supertiny.distill.train import lesson_loss, train, usable
 from supertiny.errors import UserError
 from supertiny.io import read_json, read_tsv, sha256_file, write_json, write_jsonl
 from supertiny.packing import ATTENTION, PackedCollator
@@ -102,6 +102,30 @@ def test_lessons_say_the_same_in_the_students_tokens(student, taught_model, stor
     prompt = lamps.render_prompt(DISPUTED["query"])
     for lesson in found.lessons[-2:]:
         assert new.decode(lesson.input_ids).startswith(new.bos_token + prompt)
+
+
+def test_a_row_that_was_not_captured_teaches_by_its_gold_answer_alone(
+    student, taught_model, store, lamps
+):
+    found = [*rows(), {**ROWS[0], "id": "new"}]
+    lessons = load(student, taught_model, store, lamps, found).lessons
+    captured, new = lessons[0], lessons[-1]
+    assert (new.input_ids, new.labels, new.gold) == (captured.input_ids, captured.labels, True)
+    assert [lesson.captured for lesson in lessons] == [True] * 7 + [False]
+    model = AutoModelForCausalLM.from_pretrained(student, attn_implementation=ATTENTION)
+
+    def loss(at, weights):
+        row = {"input_ids": new.input_ids, "labels": new.labels, "lesson": at}
+        return lesson_loss(model, [row], lessons, PackedCollator(16, 2), weights).total.item()
+
+    assert loss(7, Weights(1, 10, 0)) == 0 < loss(0, Weights(1, 10, 0))
+    assert loss(7, Weights(1, 10, 1)) == loss(7, Weights(0, 0, 1)) == loss(0, Weights(0, 0, 1))
+    for changes, count in [
+        ({}, 8),
+        ({"cross_entropy": 0.0}, 7),
+        ({"forward_kl": 0.0, "tail": 0.0}, 7),
+    ]:
+        assert len(usable(lessons, dataclasses.replace(PARAMS, **changes))) == count
 
 
 def test_a_student_with_the_whole_vocabulary_needs_no_list(tiny_model, taught_model, store, lamps):

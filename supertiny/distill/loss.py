@@ -69,7 +69,8 @@ def ckd_loss(
     - forward KL: ``sum p * (log(p / m) - log q)``, that is m times KL(p / m || q). What was lost
       with the cut to k and to the kept vocabulary is not handed to the other tokens, it makes the
       position count less; the gradient is that of ``-sum p * log q``, the least value 0.
-    - tail: sum of q over the student's own top-k tokens that are not in the teacher's.
+    - tail: sum of q over the student's own top-k tokens that are not in the teacher's; nothing where
+      no token of the teacher's is known.
     - cross-entropy: ``-log q[label]``.
 
     Each term is summed over positions and divided by ``positions``, labels or not, so that the
@@ -106,4 +107,5 @@ def _forward_kl(log_q: torch.Tensor, ids: torch.Tensor, log_probs: torch.Tensor)
 def _tail(log_q: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     own = log_q.topk(min(ids.shape[1], log_q.shape[1]), dim=-1)
     shared = (own.indices.unsqueeze(-1) == ids.unsqueeze(-2)).any(-1)
-    return own.values.exp().masked_fill(shared, 0).sum()
+    unknown = (ids == DROPPED).all(-1, keepdim=True)
+    return own.values.exp().masked_fill(shared | unknown, 0).sum()

@@ -1,4 +1,4 @@
-"""Training on captured log-probabilities, in one process or several, resumable to the same weights."""
+"""Training on gold answers and captured log-probabilities, resumable, in one process or several."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from transformers.trainer_utils import get_last_checkpoint
 
 from supertiny.distill.lessons import Lesson
-from supertiny.distill.loss import DROPPED, Loss, Weights, ckd_loss
+from supertiny.distill.loss import Loss, Weights, ckd_loss
 from supertiny.errors import UserError
 from supertiny.io import replace_folder
 from supertiny.packing import IGNORED, PackedCollator, answer_logits
@@ -146,36 +146,45 @@ def train(
 
 
 def usable(lessons: Sequence[Lesson], params: Distill) -> list[Lesson]:
-    """The lessons that these weights learn from: without the teacher only those with gold answers.
+    """The lessons that these weights learn from: gold answers, captured ones, or both.
 
     Raises:
         UserError: there are none.
     """
     if not any(getattr(params, name) for name in _TERMS):
         raise UserError(f"distill: found 0 for each of {', '.join(_TERMS)}; one must be more")
-    with_teacher = params.forward_kl or params.tail
-    found = [lesson for lesson in lessons if with_teacher or lesson.gold]
+    with_teacher = _with_teacher(params)
+    found = [
+        lesson
+        for lesson in lessons
+        if (params.cross_entropy and lesson.gold) or (with_teacher and lesson.captured)
+    ]
     if not found:
         raise UserError(
-            "distill: no captured row has only tokens that the student has; "
+            "distill: no row to learn from has only tokens that the student has; "
             "check models/pruned, or capture more with logits.rows"
         )
     return found
 
 
+def _with_teacher(params: Distill) -> bool:
+    return bool(params.forward_kl or params.tail)
+
+
 def _metrics(
     steps: int, lessons: list[Lesson], curve: list[dict[str, float]], model: Any, params: Distill
 ) -> dict[str, Any]:
-    ids = torch.cat([lesson.teacher_ids for lesson in lessons])
-    log_probs = torch.cat([lesson.teacher_log_probs for lesson in lessons])
-    mass = log_probs.masked_fill(ids == DROPPED, -torch.inf).double().exp().sum() / len(ids)
+    captured = [lesson for lesson in lessons if _with_teacher(params) and lesson.captured]
+    masses = [lesson.teacher_log_probs.double().exp().sum(-1) for lesson in captured]
+    mass = torch.cat(masses).mean().item() if masses else 0.0
     last = {f"final_{name}": curve[-1][name] for name in ("loss", "unseen_loss", *_TERMS)}
     return {
         "rows": len(lessons),
+        "captured_rows": len(captured),
         "own_rows": sum(not lesson.gold for lesson in lessons),
         "steps": steps,
-        "answer_tokens": len(ids),
-        "mean_teacher_mass": round(mass.item(), 6),
+        "answer_tokens": sum(len(lesson.teacher_ids) for lesson in lessons),
+        "mean_teacher_mass": round(mass, 6),
         **last,
         "final_hard_share": curve[-1]["hard_share"],
         "parameters": sum(weight.numel() for weight in model.parameters()),
