@@ -113,6 +113,6 @@ def test_a_vocabulary_smaller_than_k_is_all_the_students_own():
     more = torch.cat([log_probs, torch.full((TOKENS, 40), -torch.inf)], dim=1)
     q = logits.softmax(-1)
     known = [r for r in range(TOKENS) if (ids[r] != DROPPED).any()]
-        outside = sum(q[r, t] for r in known for t in range(NEW) if t not in ids[r].tolist())
+    outside = sum(q[r, t] for r in known for t in range(NEW) if t not in ids[r].tolist())
     found = ckd_loss(logits, wide, more, labels, ONE).tail
     assert found.item() == pytest.approx(outside.item() / TOKENS, abs=1e-12)
