@@ -31,13 +31,15 @@ def run_stage(main: Callable[[_Section], None], section: type[_Section]) -> None
     """Run a stage script's ``main`` with its section of params.yaml; exit code 2 on a user's mistake."""
     started = time.monotonic()
     try:
+        own = _loaded()
         values = core.load_all()
+        foreign = _loaded() - own  # of the other sections, which are checked and not used
         params = values[section.__name__.lower()]
         print(f"{section.__name__.lower()}: {asdict(params)}", flush=True)
         sources = _project_sources()
         with _exclusive(_stage_label()):
             main(params)
-        _refuse_changed(sources, values, section)
+        _refuse_changed(sources, foreign, values, section)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -90,10 +92,12 @@ def _project_sources() -> dict[Path, str]:
     return {path: sha256_file(path) for path in inside if left_out.isdisjoint(path.parts)}
 
 
-def _refuse_changed(sources: dict[Path, str], values: dict[str, Any], section: type) -> None:
+def _refuse_changed(
+    sources: dict[Path, str], foreign: set[Path], values: dict[str, Any], section: type
+) -> None:
     # DVC hashes a stage's deps and reads its params after its command: without this, an edit made
     # while the stage ran would be recorded as what made the result.
-    loaded, task = _loaded(), Path.cwd() / "tasks" / values["task"]
+    loaded, task = _loaded() - foreign, Path.cwd() / "tasks" / values["task"]
     read = [path for path in sources if path in loaded or path.is_relative_to(task)]
     changed = [str(path) for path in read if not _is(path, sources[path])]
     now = core.load_all()

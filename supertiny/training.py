@@ -146,10 +146,10 @@ def checkpoint_folder(state: Path, base: Path, dataset: Dataset, params: Any) ->
     Args:
         params: of the run, a dataclass.
     """
-    # Checkpoints of other data, weights or params must never be taken up: the folder is named after
-    # all three, and what other runs left there is removed.
+    # Checkpoints of other data, weights, params or code must never be taken up: the folder is named
+    # after all four, and what other runs left there is removed.
     identity = json.dumps(
-        [sha256_file(base / "model.safetensors"), dataset.to_dict(), asdict(params)]
+        [sha256_file(base / "model.safetensors"), dataset.to_dict(), asdict(params), _code_sha256()]
     )
     folder = state / hashlib.sha256(identity.encode()).hexdigest()[:16]
     for other in state.glob("*"):
@@ -158,6 +158,15 @@ def checkpoint_folder(state: Path, base: Path, dataset: Dataset, params: Any) ->
     folder.mkdir(parents=True, exist_ok=True)
     _drop_torn_checkpoints(folder)
     return folder
+
+
+def _code_sha256() -> str:
+    """Of the modules of this package that run now; params beside the run's own are only checked."""
+    package = Path(__file__).parent
+    files = {Path(getattr(module, "__file__", None) or "") for module in [*sys.modules.values()]}
+    code = sorted(f for f in files if package in f.parents and package / "params" not in f.parents)
+    digests = [f"{file.relative_to(package)} {sha256_file(file)}" for file in code]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 class MarkComplete(TrainerCallback):

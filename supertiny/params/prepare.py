@@ -21,6 +21,11 @@ class Prepare:
         "share of training commands from the task's own natural sentences", ge=0, le=1
     )
     natural_test_share: float = param("the same share in dev and test", ge=0, le=1)
+    everyday_share: float = param(
+        "share of names and numbers in training commands drawn from those that come up every day",
+        ge=0,
+        le=1,
+    )
     number_words_share: float = param("share of numbers spoken as words", ge=0, le=1)
     noise_share: float = param("share of training commands with typos and odd casing", ge=0, le=1)
     noise_test_share: float = param("the same share in dev and test", ge=0, le=1)

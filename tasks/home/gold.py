@@ -22,7 +22,7 @@ from hassil.numbers import get_rbnf_engine
 from supertiny.calls import NO_CALL
 from supertiny.errors import UserError
 from supertiny.params.prepare import Prepare
-from tasks.home import grammar, noise
+from tasks.home import fractions, grammar, noise
 from tasks.home.names import MEDIA_LISTS, NameLists
 
 # "[mower]" after a name is left out: "clippy mower" would be a mower called "clippy" or "clippy mower".
@@ -44,6 +44,8 @@ _PLAUSIBLE = {
     "timer_minutes": [*range(1, 61), *range(5, 61, 5), 75, 90],
     "timer_seconds": [*range(1, 61), *range(5, 61, 5), 75, 90],
 }  # fmt: skip
+
+_EVERYDAY = {1, 2, 5, 10, 15, 20, 25, 30, 33, 45, 50, 60, 70, 75, 80, 90, 100}  # of train alone
 
 _MAX_DRAWS = 1000  # of sentences that belong to another split or make no sense, in a row
 
@@ -94,7 +96,7 @@ class Gold:
         self._numbers = get_rbnf_engine(grammar.LANGUAGE)
         self._templates = self._load_templates()
         self._split_of_template, self._held_out_skeletons = self._split_templates()
-        self.lists.add_train_only(params.seed, params.held_out_share)
+        self.lists.add_train_only(params.seed, params.held_out_share, params.everyday_share)
         self._out_of_scope_templates = []
         for template in _templates(grammar.own_grammar("train_only/*.yaml"), "natural"):
             if template.tool == NO_CALL.name:
@@ -220,6 +222,9 @@ class Gold:
         noisy = rng.random() < (self.params.noise_share if train else self.params.noise_test_share)
         polite = template.source == "template"  # ours have their own ways of being polite
         query = noise.speak(draft.pieces, rng, noisy=noisy, polite=polite, chatty=train)
+        arguments = {**draft.arguments, **template.constants}
+        if train and rng.random() < self.params.number_words_share:
+            query = fractions.say(query, template.tool, arguments)
         slices = ["noise" if noisy else "clean"]
         if split != "train":
             slices.append("unseen_template" if unseen_template else "unseen_phrasing")
@@ -228,7 +233,7 @@ class Gold:
         slices += ["natural"] if template.source == "natural" else []
         return {
             "query": query,
-            "call": {"name": template.tool, "arguments": {**draft.arguments, **template.constants}},
+            "call": {"name": template.tool, "arguments": arguments},
             "source": template.source,
             "template": skeleton,
             "names": sorted(draft.names),
@@ -283,7 +288,8 @@ class Gold:
         values = self._intents.slot_lists.get(ref.list_name)
         value: Any
         if isinstance(values, RangeSlotList):
-            text, value = self._number(ref.list_name, values, rng)
+            everyday = self.lists.everyday_share if split == "train" else 0.0
+            text, value = self._number(ref.list_name, values, everyday, rng)
             draft.number_words |= text.isalpha() or " " in text or "-" in text
         elif isinstance(values, TextSlotList):
             text, value = self._constant(values, rng)
@@ -298,9 +304,11 @@ class Gold:
         draft.skeleton.append("{" + ref.slot_name + "}")
 
     def _number(
-        self, name: str, values: RangeSlotList, rng: random.Random
+        self, name: str, values: RangeSlotList, everyday: float, rng: random.Random
     ) -> tuple[str, int | float]:
         usual = _PLAUSIBLE.get(name) or [*range(values.start, values.stop + 1, values.step)]
+        if everyday and rng.random() < everyday:
+            usual = [number for number in usual if number in _EVERYDAY] or usual
         rounded = [number for number in usual if number % 5 == 0]
         number = rng.choice(rounded if name not in _PLAUSIBLE and rng.random() < 0.6 else usual)
         text = f"{number:g}"

@@ -43,23 +43,33 @@ class NameLists:
 
     def __init__(self, seed: int, held_out: float) -> None:
         self._splits: dict[str, dict[str, list[str]]] = {}
+        self._everyday: dict[str, list[str]] = {}
+        self.everyday_share = 0.0
         for path in sorted(FOLDER.glob("*.txt")):
             names = [name for name in path.read_text(encoding="utf-8").splitlines() if name]
             if path.stem in MEDIA_LISTS:
                 names = [name for name in names if not _MEDIUM.search(name)]
             self._splits[path.stem] = _split(seed, held_out, sorted(set(names) - _CLASS_WORDS))
 
-    def add_train_only(self, seed: int, held_out: float) -> None:
-        """Let train draw from the longer lists, too, put together from words.
+    def add_train_only(self, seed: int, held_out: float, everyday_share: float) -> None:
+        """Let train draw from the longer lists, too, put together from words, and meet what every
+        home has ("kitchen", "desk lamp") more often than the rest.
 
         A name whose hash belongs to a held-out split is left out. Not part of the lists from the
         start: which phrasings are held out is found by drawing, and longer lists draw otherwise.
+
+        Args:
+            everyday_share: of the names drawn for train, from the lists that have everyday ones.
         """
+        self.everyday_share = everyday_share
         for path in sorted((FOLDER / "train_only").glob("*.txt")):
             shares = self._splits[path.stem]
             made = sorted({*path.read_text(encoding="utf-8").splitlines()} - _CLASS_WORDS)
             kept = _split(seed, held_out, made)["train"]
             shares["train"] = sorted({*shares["train"], *kept})
+        for path in sorted((FOLDER / "everyday").glob("*.txt")):
+            usual = {*path.read_text(encoding="utf-8").splitlines()}
+            self._everyday[path.stem] = sorted(usual & {*self._splits[path.stem]["train"]})
 
     def has(self, list_name: str) -> bool:
         """Whether there is a list of that name."""
@@ -67,7 +77,11 @@ class NameLists:
 
     def pick(self, list_name: str, split: str, rng: random.Random) -> str:
         """One entry of the list's share for ``split``."""
-        return rng.choice(self._splits[_FILES.get(list_name, list_name)][split])
+        name = _FILES.get(list_name, list_name)
+        everyday = self._everyday.get(name) if split == "train" else None
+        if everyday and rng.random() < self.everyday_share:
+            return rng.choice(everyday)
+        return rng.choice(self._splits[name][split])
 
     def all(self, list_name: str) -> list[str]:
         """Every entry of a list, all splits together."""
