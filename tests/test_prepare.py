@@ -13,7 +13,7 @@ from supertiny.params import core
 from supertiny.params.prepare import Prepare
 from supertiny.prepare import NearDuplicates, draw_splits, leakage, row_id, token_set
 from supertiny.task import load_task
-from tasks.home import gold, noise
+from tasks.home import fractions, gold, noise
 from tasks.home.names import FOLDER, NameLists
 
 TASK = load_task("home")
@@ -38,6 +38,51 @@ def test_more_training_rows_leave_test_and_dev_as_they_are(splits):
     more = dataclasses.replace(SMALL, train_rows=1000)
     other = draw_splits(gold.load(more), TASK, more)[0]
     assert other["test"] == splits["test"] and other["dev"] == splits["dev"]
+
+
+def test_everyday_names_fill_their_share_of_train_and_change_no_other_split(splits):
+    everyday = set((FOLDER / "everyday/area.txt").read_text(encoding="utf-8").splitlines())
+
+    def share(rows):
+        areas = [r["call"]["arguments"]["area"] for r in rows if "area" in r["call"]["arguments"]]
+        assert len(areas) > 100
+        return sum(area in everyday for area in areas) / len(areas)
+
+    without = dataclasses.replace(SMALL, everyday_share=0.0)
+    plain = draw_splits(gold.load(without), TASK, without)[0]
+    assert plain["test"] == splits["test"] and plain["dev"] == splits["dev"]
+    assert share(plain["train"]) < 0.15
+    assert abs(share(splits["train"]) - SMALL.everyday_share) < 0.1
+
+
+def test_everyday_names_are_of_the_list_they_are_drawn_for():
+    lists = NameLists(1, 0.2)
+    lists.add_train_only(1, 0.2, 0.3)
+    for path in (FOLDER / "everyday").glob("*.txt"):
+        names = path.read_text(encoding="utf-8").splitlines()
+        assert names == sorted(set(names)) and set(names) <= set(lists.all(path.stem)), path
+
+
+@pytest.mark.parametrize(
+    ("query", "tool", "arguments", "said"),
+    [
+        ("Set a timer for 30 minutes", "HassStartTimer", {}, "Set a timer for half an hour"),
+        ("add fifteen minutes", "HassIncreaseTimer", {}, "add a quarter of an hour"),
+        ("timer for 1 hour and 30 minutes", "HassStartTimer", {}, "timer for an hour and a half"),
+        ("dim it to 25 percent", "HassLightSet", {}, "dim it to a quarter"),
+        ("open it to 50%", "HassSetPosition", {}, "open it to half"),
+        ("timer for 2 hours 30 minutes", "HassStartTimer", {}, "timer for two and a half hours"),
+        # As they are: another number, a determiner before it, a second unit, another tool, a value.
+        ("timer for 130 minutes", "HassStartTimer", {}, None),
+        ("set a 30 minute timer", "HassStartTimer", {}, None),
+        ("timer for 3 hours and 30 minutes", "HassStartTimer", {}, None),
+        ("set it to 50% of what it was", "HassClimateSetTemperature", {}, None),
+        ("in 5 minutes say 30 minutes", "HassStartTimer", {}, None),
+        ("turn 30 minutes up to 40", "HassStartTimer", {"name": "30 minutes"}, None),
+    ],
+)
+def test_fractions_are_said_where_they_mean_the_same(query, tool, arguments, said):
+    assert fractions.say(query, tool, arguments) == (said or query)
 
 
 def test_another_seed_gives_another_test_set(splits):

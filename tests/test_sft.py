@@ -98,6 +98,15 @@ def test_other_params_do_not_take_up_an_old_checkpoint(project, undisturbed):
     assert sha256_file(project / WEIGHTS) == undisturbed[1]
 
 
+def test_other_code_does_not_take_up_an_old_checkpoint(project, undisturbed):
+    kill_after(project, lambda: any(project.glob(".supertiny/sft/*/checkpoint-4/COMPLETE")))
+    with (project / "supertiny/packing.py").open("a") as file:
+        file.write("# edited\n")
+    anew = run_stage(project, "sft")
+    assert re.search(r"(?<!\d)1/12", anew.stderr), "steps of the code before were taken over"
+    assert sha256_file(project / WEIGHTS) == undisturbed[1]
+
+
 def test_the_model_learns_and_says_how_it_was_trained(undisturbed):
     folder = undisturbed[0]
     losses = [float(line.split("\t")[1]) for line in undisturbed[2].splitlines()[1:]]
@@ -220,7 +229,8 @@ def test_a_second_run_at_the_same_time_is_refused(project):
         first.wait()
 
 
-def test_source_edited_during_the_run_is_refused(project):
+def edit_during_run(project, module):
+    """Exit code and errors of the stage, with a line added to a module once it runs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "stages.sft"],
         cwd=project, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -229,11 +239,22 @@ def test_source_edited_during_the_run_is_refused(project):
     while not lock.is_file():
         assert process.poll() is None
         time.sleep(0.05)
-    with Path(project / "supertiny/task.py").open("a") as file:
+    with (project / module).open("a") as file:
         file.write("# edited\n")
     _, errors = process.communicate(timeout=240)
-    assert process.returncode == 2
+    return process.returncode, errors
+
+
+def test_source_edited_during_the_run_is_refused(project):
+    code, errors = edit_during_run(project, "supertiny/task.py")
+    assert code == 2
     assert "source changed while the stage ran" in errors and "supertiny/task.py" in errors
+
+
+def test_an_edit_of_another_stages_params_does_not_cost_the_run(project, undisturbed):
+    code, errors = edit_during_run(project, "supertiny/params/distill.py")
+    assert code == 0, errors
+    assert sha256_file(project / WEIGHTS) == undisturbed[1]
 
 
 def test_a_step_trains_on_the_hardest_candidates_and_scores_no_more_than_it_must():
