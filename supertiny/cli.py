@@ -98,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     check_task.add_argument("name", nargs="?", help="default: the task of params.yaml")
     check_task.set_defaults(run=_check_task)
+    new_graph = commands.add_parser(
+        "new-graph",
+        help="a graph of its own for another task: graphs/NAME, with the params of profile NAME",
+    )
+    new_graph.add_argument("name", help="such as feedback")
+    new_graph.set_defaults(run=_new_graph)
     profile = commands.add_parser(
         "profile",
         help="replace values of params.yaml by those of conf/profile/NAME.yaml",
@@ -211,6 +217,15 @@ def _new_task(arguments: argparse.Namespace) -> int:
     for path in new_task(arguments.name):
         print(path)
     print(f"next: rewrite them, then `supertiny check-task {arguments.name}`", file=sys.stderr)
+    return 0
+
+
+def _new_graph(arguments: argparse.Namespace) -> int:
+    from supertiny.newgraph import new_graph
+
+    folder = new_graph(arguments.name)
+    print(folder)
+    print(f"next: `cd {folder}`, `supertiny plan`, `dvc repro`", file=sys.stderr)
     return 0
 
 

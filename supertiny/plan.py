@@ -50,21 +50,21 @@ class Step:
 
 
 def make_plan(root: Path = Path()) -> list[Step]:
-    """Every stage of the graph, each behind those it reads from.
+    """Every stage of the graph in the folder ``root``, each behind those it reads from.
 
     Raises:
         UserError: no DVC repository, or a dvc.yaml that DVC refuses.
     """
     try:
         with Repo(str(root)) as repo:
-            return list(_Planner(repo, read_times(Path(repo.root_dir, TIMES))).steps())
+            return list(_Planner(repo, root.resolve(), read_times(root / TIMES)).steps())
     except DvcException as error:
         raise UserError(f"DVC cannot read the graph: {error}; see `dvc status`") from None
 
 
 class _Planner:
-    def __init__(self, repo: Any, times: Mapping[str, float]) -> None:
-        self.repo, self.times = repo, times
+    def __init__(self, repo: Any, folder: Path, times: Mapping[str, float]) -> None:
+        self.repo, self.folder, self.times = repo, folder, times
         self.made_by = {out.fs_path: out for stage in repo.index.stages for out in stage.outs}
         self.unknown: set[str] = set()  # outs that come to be only by running
         self.restored: dict[str, Any] = {}  # outs that the run cache will put in place
@@ -73,7 +73,8 @@ class _Planner:
         graph = self.repo.index.graph  # edges lead from a stage to those it reads from
         before = {stage: set(graph.successors(stage)) for stage in self.repo.index.stages}
         for stage in TopologicalSorter(before).static_order():
-            if stage.cmd:  # `dvc add` makes stages without a command
+            # `dvc add` makes stages without a command; other tasks have graphs of their own.
+            if stage.cmd and Path(stage.path).parent == self.folder:
                 yield self._step(stage)
 
     def _step(self, stage: Any) -> Step:

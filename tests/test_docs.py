@@ -21,6 +21,8 @@ KEYS = {key for section in PARAMS.values() if isinstance(section, dict) for key 
 # Code in the text that has the form of a key and is something else.
 NO_KEYS = {
     "no_call",
+    "machine_rank",  # of accelerate
+    "main_process_ip",
     "run_stage",
     "access_key_id",
     "secret_access_key",
@@ -30,7 +32,7 @@ NO_KEYS = {
 }
 MADE_BY_THE_READER = {
     "supertiny/params/probe.py", "supertiny/probe.py", "tests/test_probe.py", "stages/probe.py",
-    "tasks/support", "conf/profile/support.yaml",
+    "tasks/support", "conf/profile/support.yaml", "graphs/feedback",
 }  # fmt: skip
 FENCE = re.compile(r"^ *```\w*\n(.*?)^ *```", re.M | re.S)
 
