@@ -1,13 +1,21 @@
 """The whole graph at smoke size, and what DVC does with it: caching, partial re-runs, clones."""
 
 import json
+import os
+import random
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
-from project import make_project, run
+from project import environment, make_project, run
+
+from supertiny.params import core
+from supertiny.stage import run_stage
 
 TRAINED = {
     "sft", "rl", "logits", "prune", "distill", "export", "quantize@int8", "quantize@int4",
@@ -140,3 +148,107 @@ def test_a_mistake_in_params_stops_before_any_work(project):
     finally:
         params.write_text(before)
         subprocess.run([DVC, "checkout", "-q"], cwd=project, check=False)
+
+
+# --- drills on the real stages; those of DVC and `run_stage` in general are in test_drills.py
+
+
+def outs_of(folder):
+    """Path and recorded hash of every out of every stage."""
+    lock = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
+    return {out["path"]: out["md5"] for entry in lock.values() for out in entry.get("outs", ())}
+
+
+def files_of(path):
+    """The file, or the files of the folder that have something in them, largest first."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sorted((f for f in files if f.stat().st_size), key=lambda file: -file.stat().st_size)
+
+
+def halve(path):
+    replace(path, path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    replace(path, bytes(content))
+
+
+def replace(path, content):
+    path.chmod(0o644)  # DVC's outs may be links to a cache that nobody may write to
+    path.unlink()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [halve, flip_a_bit])
+def test_no_stage_runs_on_an_input_that_is_damaged(project, damage, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    lock = yaml.safe_load((project / "dvc.lock").read_text())["stages"]
+    outs = [Path(path) for path in outs_of(project)]
+    drilled = set()
+    for name, entry in lock.items():
+        made = [Path(dep["path"]) for dep in entry["deps"]]
+        made = [path for path in made if any(path.is_relative_to(out) for out in outs)]
+        _, _, module, *arguments = entry["cmd"].split()
+        stem = module.removeprefix("stages.")
+        monkeypatch.setattr(sys, "argv", [f"stages/{stem}.py", *arguments])
+        for path in made:
+            torn = files_of(path)[0]
+            whole = torn.read_bytes()
+            damage(torn)
+            with pytest.raises(SystemExit) as exit_:
+                run_stage(lambda _: pytest.fail("it ran"), type(core.load_all()[stem]))
+            told = capsys.readouterr().err
+            assert exit_.value.code == 2 and "not what the stage" in told, f"{name}, {torn}: {told}"
+            replace(torn, whole)
+            drilled.add(name)
+    # These two alone read nothing that another stage made.
+    assert drilled == STAGES - {"fetch", "prepare"}
+
+
+def test_a_stage_that_refuses_its_input_leaves_its_outs_as_they_are(project):
+    weights, made = project / "models/rl/model.safetensors", project / "models/pruned"
+    whole, before = weights.read_bytes(), {f: f.read_bytes() for f in files_of(made)}
+    halve(weights)
+    done = run(project, sys.executable, "-m", "stages.prune", check=False)
+    replace(weights, whole)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "error: models/rl: not what the stage rl wrote (dvc.lock)" in done.stderr
+    assert {f: f.read_bytes() for f in files_of(made)} == before
+
+
+def test_damaged_outs_of_every_stage_come_back_without_a_run(project, tmp_path):
+    folder = shutil.copytree(project, tmp_path / "project", symlinks=True)
+    recorded = outs_of(folder)
+    for number, path in enumerate(recorded):
+        for file in files_of(folder / path)[:1]:
+            (halve if number % 2 else flip_a_bit)(file)
+    done = run(folder, DVC, "repro")
+    assert "Running stage" not in done.stdout
+    for path in recorded:
+        for file in files_of(project / path):
+            assert (folder / file.relative_to(project)).read_bytes() == file.read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    "stage", ["sft", "rl", "logits", "prune", "distill", "quantize@int4", "evaluate@tiny"]
+)
+def test_a_long_stage_killed_at_a_random_moment_ends_as_one_that_was_not(project, stage, tmp_path):
+    folder = shutil.copytree(project, tmp_path / "project", symlinks=True)
+    recorded = outs_of(folder)
+    again = (DVC, "repro", "--single-item", "--no-run-cache", stage)
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [*again, "--force"], cwd=folder, env=environment(), start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    time.sleep(random.uniform(4, 14))
+    ended = process.poll() is not None
+    print(f"killed after {time.monotonic() - started:.1f} s{', too late' if ended else ''}")
+    if not ended:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    run(folder, *again, *(["--force"] if ended else []))
+    assert outs_of(folder) == recorded
+    assert changed(folder) == set()
