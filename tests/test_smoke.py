@@ -225,7 +225,8 @@ def test_damaged_outs_of_every_stage_come_back_without_a_run(project, tmp_path):
         for file in files_of(folder / path)[:1]:
             (halve if number % 2 else flip_a_bit)(file)
     done = run(folder, DVC, "repro")
-    assert "Running stage" not in done.stdout
+    ran = {line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running")}
+    assert ran == {"report"}  # its pages are in git and not in the cache
     for path in recorded:
         for file in files_of(project / path):
             assert (folder / file.relative_to(project)).read_bytes() == file.read_bytes(), file
