@@ -72,6 +72,13 @@ def test_everyday_names_are_of_the_list_they_are_drawn_for():
         ("dim it to 25 percent", "HassLightSet", {}, "dim it to a quarter"),
         ("open it to 50%", "HassSetPosition", {}, "open it to half"),
         ("timer for 2 hours 30 minutes", "HassStartTimer", {}, "timer for two and a half hours"),
+        ("heat it to 19.5", "HassClimateSetTemperature", {}, "heat it to 19 and a half"),
+        (
+            "make it nineteen point five",
+            "HassClimateSetTemperature",
+            {},
+            "make it nineteen and a half",
+        ),
         # As they are: another number, a determiner before it, a second unit, another tool, a value.
         ("timer for 130 minutes", "HassStartTimer", {}, None),
         ("set a 30 minute timer", "HassStartTimer", {}, None),

@@ -26,6 +26,7 @@ _LEVELS = (
 )
 _LEVEL_TOOLS = {"HassLightSet", "HassSetPosition", "HassFanSetSpeed", "HassSetVolume"}
 
+_DEGREES = ((r"(\w+)(?:\.5| point five)", r"\1 and a half"),)
 # "my 30 minute timer" has no such form.
 _BEFORE = (
     r"(?<![\w.-])(?<!\ba )(?<!\bmy )(?<!\bour )(?<!\bthe )(?<!\bone )(?<!\bthat )(?<!\banother )"
@@ -43,6 +44,8 @@ def say(query: str, tool: str, arguments: dict[str, Any]) -> str:
         units = r"(?:hour|minute|second)s?\b"
         if len(re.findall(units, said, re.I)) > 1:
             return query
+    elif tool == "HassClimateSetTemperature":
+        said = _replace(query, _DEGREES)
     else:
         said = _replace(query, _LEVELS) if tool in _LEVEL_TOOLS else query
     texts = [value for value in arguments.values() if isinstance(value, str)]
