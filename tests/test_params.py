@@ -29,7 +29,7 @@ def change(section, key, value):
     [
         (
             change("sft", "learnin_rate", 1),
-            "sft.learnin_rate: unknown key; allowed here: adam_beta2",
+            "sft.learnin_rate: unknown key; allowed here: accelerate_config, adam_beta2",
         ),
         (lambda v: v["sft"].pop("seed"), "sft.seed: missing"),
         (lambda v: v.__setitem__("stf", {}), "stf: unknown key; allowed here: "),

@@ -171,7 +171,7 @@ def test_free_values_can_be_copied_from_the_query(splits):
 
 def test_names_fit_the_domain_of_the_template(splits):
     lists = NameLists(SMALL.seed, SMALL.held_out_share)
-    lists.add_train_only(SMALL.seed, SMALL.held_out_share)
+    lists.add_train_only(SMALL.seed, SMALL.held_out_share, SMALL.everyday_share)
     blinds_and_valves = {*lists.all("cover"), *lists.all("valve")}
     fans = set(lists.all("fan"))
     for row in rows(splits):

@@ -83,6 +83,8 @@ def project(tmp_path, lamps):
     (tmp_path / "constraints.txt").write_text("# exact versions\nsome-package==1.2.3\n")
     origin = {"package": "some==1", "licence": "apache-2.0"}
     write_json(tmp_path / "models/base/SOURCE.json", origin)
+    write_json(tmp_path / "models/bundle/lineage.json", {"inputs": {"train_queries": "ef" * 32}})
+    (tmp_path / "models/bundle/SHA256SUMS").write_text(f"{'cd' * 32}  model.onnx\n")
     return tmp_path
 
 
