@@ -16,12 +16,15 @@ _TIMES = (
     (r"(?:1|one) hour", "an hour"),
     (r"(?:1|one) minute", "a minute"),
 )
-_PERCENT = r" ?(?:%|percent\b|per cent\b)"
+_HALF_HOUR_TIMER = re.compile(r"(?<![\w.-])(?:30|thirty)[- ]minute(?= timer)", re.I)
+_PERCENT = r"(?: ?(?:%|percent\b|per cent\b))?"
 _LEVELS = (
     (rf"to (?:50|fifty){_PERCENT}", "to half"),
     (rf"to (?:25|twenty[- ]five){_PERCENT}", "to a quarter"),
     (rf"to (?:75|seventy[- ]five){_PERCENT}", "to three quarters"),
     (rf"to (?:33|thirty[- ]three){_PERCENT}", "to a third"),
+    (rf"to (?:66|sixty[- ]six){_PERCENT}", "to two thirds"),
+    (rf"to (?:20|twenty){_PERCENT}", "to a fifth"),
     (rf"to (?:100|one hundred|a hundred){_PERCENT}", "to full"),
 )
 _LEVEL_TOOLS = {"HassLightSet", "HassSetPosition", "HassFanSetSpeed", "HassSetVolume"}
@@ -40,7 +43,7 @@ def say(query: str, tool: str, arguments: dict[str, Any]) -> str:
     time beside the number ("two hours 30 minutes"): only the forms above are said so.
     """
     if tool.endswith("Timer") or tool == "HassTimerStatus":
-        said = _replace(query, _TIMES)
+        said = _HALF_HOUR_TIMER.sub("half hour", _replace(query, _TIMES))
         units = r"(?:hour|minute|second)s?\b"
         if len(re.findall(units, said, re.I)) > 1:
             return query

@@ -45,7 +45,11 @@ _PLAUSIBLE = {
     "timer_seconds": [*range(1, 61), *range(5, 61, 5), 75, 90],
 }  # fmt: skip
 
-_EVERYDAY = {1, 2, 5, 10, 15, 20, 25, 30, 33, 45, 50, 60, 70, 75, 80, 90, 100}  # of train alone
+# Of train alone; those that are said as fractions, too ("to a quarter"), stand here more than once.
+_EVERYDAY = (
+    1, 2, 5, 10, 15, 15, 20, 20, 25, 25, 25, 30, 30, 33, 33, 33, 45, 45, 50, 50, 50, 60, 66, 66, 70,
+    75, 75, 75, 80, 90, 100, 100,
+)  # fmt: skip
 
 _MAX_DRAWS = 1000  # of sentences that belong to another split or make no sense, in a row
 
@@ -287,6 +291,7 @@ class Gold:
     ) -> None:
         values = self._intents.slot_lists.get(ref.list_name)
         value: Any
+        familiar = False
         if isinstance(values, RangeSlotList):
             everyday = self.lists.everyday_share if split == "train" else 0.0
             text, value = self._number(ref.list_name, values, everyday, rng)
@@ -294,13 +299,15 @@ class Gold:
         elif isinstance(values, TextSlotList):
             text, value = self._constant(values, rng)
         else:
-            text = self.lists.pick(self._name_list(ref, template, draft, rng), split, rng)
+            list_name = self._name_list(ref, template, draft, rng)
+            text = self.lists.pick(list_name, split, rng)
             value = text
+            familiar = split == "train" and self.lists.is_everyday(list_name, text)
             draft.names.append(text)
             if ref.list_name == "floor" and template.source == "natural":
                 text = _spoken_floor(text)
         draft.arguments[ref.slot_name] = value
-        draft.pieces.append(noise.Piece(text, value=True))
+        draft.pieces.append(noise.Piece(text, value=True, familiar=familiar))
         draft.skeleton.append("{" + ref.slot_name + "}")
 
     def _number(
@@ -308,7 +315,7 @@ class Gold:
     ) -> tuple[str, int | float]:
         usual = _PLAUSIBLE.get(name) or [*range(values.start, values.stop + 1, values.step)]
         if everyday and rng.random() < everyday:
-            usual = [number for number in usual if number in _EVERYDAY] or usual
+            usual = [number for number in _EVERYDAY if number in usual] or usual
         rounded = [number for number in usual if number % 5 == 0]
         number = rng.choice(rounded if name not in _PLAUSIBLE and rng.random() < 0.6 else usual)
         text = f"{number:g}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _POLITE_FRONT = (
     "please", "can you", "could you", "would you", "hey", "ok", "could you please", "i want you to",
@@ -34,11 +34,12 @@ _NEIGHBOURS = {
 
 @dataclass(frozen=True)
 class Piece:
-    """Text of a sentence; a value is what a slot takes and is never misspelt, since a misspelt name
-    has no answer that could be checked."""
+    """Text of a sentence; a value is what a slot takes and is not misspelt, since a misspelt name has
+    no answer that could be checked, unless it is a word for which everybody knows the spelling."""
 
     text: str
     value: bool = False
+    familiar: bool = False
 
 
 def join(pieces: list[Piece]) -> str:
@@ -96,7 +97,7 @@ def _misspell(pieces: list[Piece], rng: random.Random) -> list[Piece]:
     places = [
         (index, match.start(), match.end())
         for index, piece in enumerate(pieces)
-        if not piece.value
+        if piece.familiar or not piece.value
         for match in re.finditer(r"[a-z]{4,}", piece.text)
     ]
     out = list(pieces)
@@ -105,7 +106,8 @@ def _misspell(pieces: list[Piece], rng: random.Random) -> list[Piece]:
     for index, start, end in rng.sample(places, min(len(places), slips)):
         text = out[index].text
         # An earlier slip in the same piece may have moved the word by one letter; that is a slip too.
-        out[index] = Piece(text[:start] + _slip(text[start:end], rng) + text[end:])
+        slip = _slip(text[start:end], rng)
+        out[index] = replace(out[index], text=text[:start] + slip + text[end:])
     return out
 
 

@@ -83,6 +83,10 @@ class NameLists:
             return rng.choice(everyday)
         return rng.choice(self._splits[name][split])
 
+    def is_everyday(self, list_name: str, name: str) -> bool:
+        """Whether most homes have the entry, so that anyone knows how it is spelt."""
+        return name in self._everyday.get(_FILES.get(list_name, list_name), ())
+
     def all(self, list_name: str) -> list[str]:
         """Every entry of a list, all splits together."""
         shares = self._splits[_FILES.get(list_name, list_name)].values()
