@@ -148,9 +148,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Reads the predictions that each commit's dvc.lock names from the DVC cache, "
         "and pulls them where they are not there.",
     )
-    compare.add_argument("first", metavar="REV1", help="a git revision, or workspace")
-    compare.add_argument("second", metavar="REV2", help="a git revision, or workspace")
-    compare.add_argument("--variant", default="int8", help="default: %(default)s")
+    compare.add_argument("first", metavar="REV1", help="a git revision, experiment, or workspace")
+    compare.add_argument("second", metavar="REV2", help="likewise")
+    compare.add_argument("--variant", help="default: the one that REV2 ships")
     compare.add_argument("--limit", type=_positive, default=20, help="inputs shown of each kind")
     compare.add_argument("--json", action="store_true", help="for other programs")
     compare.set_defaults(run=_compare)
@@ -300,12 +300,13 @@ def _compare(arguments: argparse.Namespace) -> int:
     from supertiny import compare
 
     names = (arguments.first, arguments.second)
-    first, second = (compare.read_predictions(Path(), name, arguments.variant) for name in names)
+    variant = arguments.variant or compare.shipped_variant(Path(), arguments.second)
+    first, second = (compare.read_predictions(Path(), name, variant) for name in names)
     result = compare.compare_rows(first, second)
     if arguments.json:
         print(_dump(compare.to_json(result)))
     else:
-        print(compare.render(result, names, arguments.variant, arguments.limit))
+        print(compare.render(result, names, variant, arguments.limit))
     return 0
 
 

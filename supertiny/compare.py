@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc.scm import resolve_rev
 from dvc_data.hashfile.hash_info import HashInfo
 
 from supertiny.errors import UserError
@@ -73,7 +74,7 @@ def compare_rows(first: Sequence[Row], second: Sequence[Row]) -> Comparison:
 
 
 def read_predictions(root: Path, revision: str, variant: str) -> list[Row]:
-    """The rows that a variant answered at a revision, or in the `workspace`.
+    """The rows that a variant answered at a revision or experiment, or in the `workspace`.
 
     Raises:
         UserError: no such revision, no such variant in its dvc.lock, or the file is neither in the
@@ -98,21 +99,44 @@ def read_predictions(root: Path, revision: str, variant: str) -> list[Row]:
     return _rows(_cached_file(root, revision, path, outs[path]["md5"]))
 
 
+def shipped_variant(root: Path, revision: str) -> str:
+    """The variant that params.yaml of a revision or experiment, or of the `workspace`, ships.
+
+    Raises:
+        UserError: no such revision, or it ships none.
+    """
+    variant = _yaml_at(root, revision, "params.yaml").get("bundle", {}).get("variant")
+    if variant is None:
+        raise UserError(
+            f"params.yaml of {revision} has no bundle.variant; say which with --variant"
+        )
+    return str(variant)
+
+
 def _yaml_at(root: Path, revision: str, name: str) -> Any:
     if revision == WORKSPACE:
         file = root / name
         if not file.is_file():
             raise UserError(f"{name}: file not found; run from the repository root")
         return yaml.safe_load(file.read_text(encoding="utf-8"))
-    command = ["git", "show", "--end-of-options", f"{revision}:./{name}"]
+    command = ["git", "show", "--end-of-options", f"{_commit(root, revision)}:./{name}"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
         problem = done.stderr.strip().splitlines()
         raise UserError(
-            f"{revision}: expected a git revision that has {name}, or {WORKSPACE!r}; "
+            f"{revision}: expected a git revision or experiment that has {name}, or {WORKSPACE!r}; "
             f"git says: {problem[0] if problem else 'nothing'}"
         )
     return yaml.safe_load(done.stdout)
+
+
+def _commit(root: Path, revision: str) -> str:
+    """The commit of an experiment's name, or what was given: git itself does not know the names."""
+    try:
+        with Repo(str(root)) as repo:
+            return str(resolve_rev(repo.scm, revision))
+    except DvcException:
+        return revision
 
 
 def _cached_file(root: Path, revision: str, path: str, digest: str) -> bytes:

@@ -129,6 +129,20 @@ def test_the_workspace_is_what_was_run_but_not_committed(capsys, repository):
     assert (len(found["won"]), len(found["lost"])) == (4, 3)
 
 
+def test_an_experiment_is_compared_by_its_name(capsys, repository):
+    run(repository, DVC, "exp", "run", "--name", "wiser", "--set-param", "train.skill=2")
+    run(repository, "git", "stash")
+    found = json.loads(command(capsys, "more", "wiser", "--json")[1])
+    assert found["n"] == 24 and (found["won"], found["lost"]) == ([], [])
+    assert json.loads(command(capsys, "one", "wiser", "--json")[1])["won"]
+
+
+def test_the_variant_that_ships_is_compared_unless_another_is_named(capsys, repository):
+    assert "int8, exact match" in command(capsys, "one", "two")[1]
+    set_param(repository, "bundle", "variant", "sft")
+    assert "sft, exact match" in command(capsys, "one", "workspace")[1]
+
+
 def test_predictions_that_are_not_here_are_pulled(capsys, repository, tmp_path, monkeypatch):
     run(repository, DVC, "remote", "add", "-d", "store", str(tmp_path / "store"))
     commit(repository, "remote")
@@ -175,7 +189,7 @@ def test_a_changed_byte_in_the_cache_is_refused(capsys, repository):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nowhere", "two"), "nowhere: expected a git revision that has params.yaml"),
+        (("nowhere", "two"), "nowhere: expected a git revision or experiment that has params.yaml"),
         (("one", "two", "--output=x"), "unrecognized arguments"),
         (("one", "two", "--variant", "int4"), "variants there: int8, sft"),
         (("one", "two", "--limit", "0"), "expected a whole number from 1"),

@@ -14,7 +14,7 @@ from project import run
 DVC = str(Path(sys.executable).parent / "dvc")
 PARAMS: dict[str, Any] = {
     "task": "lamps", "data": {"rows": 20, "parts": 0}, "train": {"skill": 1, "rates": {"first": 0.5}},
-    "evaluate": {"strict": True},
+    "evaluate": {"strict": True}, "bundle": {"variant": "int8"},
 }  # fmt: skip
 GRAPH = """\
 stages:
