@@ -23,7 +23,7 @@ record: $(VENV)/.stamp
 	$(BIN)/supertiny record --backend $(BACKEND)
 
 test: $(VENV)/.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 
 test-network: $(VENV)/.stamp
 	$(BIN)/python -m pytest -m network

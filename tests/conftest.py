@@ -69,6 +69,22 @@ settings.register_profile(
 settings.load_profile("any_machine")
 
 
+# Minutes long: begun last, one of them would run on alone while the other worker has nothing to do.
+LONG = (
+    "test_smoke.py",
+    "test_sft.py",
+    "test_distill_train.py",
+    "test_rl.py",
+    "test_drills.py",
+    "test_remotes.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the long files begin first; each file's tests stay in their order."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 def files(folder: Path) -> dict[str, bytes]:
     """The bytes of every file below a folder."""
     return {
