@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from project import make_project, run
-from tinygraph import DVC, set_param
+from tinygraph import DVC, init_repository, set_param
 
 from supertiny.profile import apply_profile
 
@@ -18,9 +18,7 @@ HOME, FEEDBACK = "prepare", "graphs/feedback/dvc.yaml:prepare"
 def project(tmp_path_factory):
     """A repository with graphs of two tasks, both prepared."""
     folder = make_project(tmp_path_factory.mktemp("graphs") / "project")
-    run(folder, "git", "init", "-q")
-    run(folder, DVC, "init", "-q")
-    run(folder, DVC, "config", "core.analytics", "false")
+    init_repository(folder)
     run(folder, *SUPERTINY, "new-graph", "feedback")
     other = folder / "graphs/feedback"
     for key, rows in {"train_rows": 300, "dev_rows": 40, "test_rows": 60}.items():

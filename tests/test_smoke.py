@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from project import ROOT, environment, make_project, run
+from tinygraph import DVC, commit, init_repository
 
 from supertiny.params import core
 from supertiny.stage import run_stage
@@ -25,7 +26,6 @@ TRAINED = {
     "divergence@int8", "divergence@int4", "confidence", "gate", "bundle", "report",
 }  # fmt: skip
 STAGES = {"fetch", "prepare", "evaluate@rules", "evaluate@base"} | TRAINED
-DVC = str(Path(sys.executable).parent / "dvc")
 # Some thirty processes, most of which import torch: minutes where the machine has other work.
 pytestmark = pytest.mark.timeout(900)
 
@@ -34,9 +34,7 @@ pytestmark = pytest.mark.timeout(900)
 def project(tmp_path_factory):
     """A clone-like repository in which `dvc repro` has run once."""
     folder = make_project(tmp_path_factory.mktemp("smoke") / "project")
-    run(folder, "git", "init", "-q")
-    run(folder, DVC, "init", "-q")
-    run(folder, DVC, "config", "core.analytics", "false")
+    init_repository(folder)
     run(folder, DVC, "repro")
     return folder
 
@@ -160,8 +158,7 @@ def test_the_readmes_commands_run(project, tmp_path):
     shutil.copyfile(ROOT / ".dvc/config", folder / ".dvc/config")
     (folder / ".venv").symlink_to(sys.prefix)
     (folder / "queries.jsonl").write_text('{"query": "dim the lamp to 30"}\n')
-    run(folder, "git", "add", "-A")
-    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@t.org", "commit", "-qm", "made")
+    commit(folder, "made")
     params = folder / "params.yaml"
     commands = readme_commands()
     assert len(commands) > 15 and {*NOT_RUN} < {*commands}
@@ -288,8 +285,7 @@ def test_damaged_outs_come_back_without_a_run(project, tmp_path):
 )  # fmt: skip
 def test_a_second_cold_run_that_is_killed_gives_the_same_hashes(project, stages, targets, tmp_path):
     other = make_project(tmp_path / "other")
-    run(other, "git", "init", "-q")
-    run(other, DVC, "init", "-q")
+    init_repository(other)
     killed = set()
     while stage := kill_in_one_of(stages - killed, other, DVC, "repro", *targets):
         killed.add(stage)
