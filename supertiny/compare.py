@@ -119,8 +119,9 @@ def _yaml_at(root: Path, revision: str, name: str) -> Any:
         if not file.is_file():
             raise UserError(f"{name}: file not found; run from the repository root")
         return yaml.safe_load(file.read_text(encoding="utf-8"))
-    command = ["git", "show", "--end-of-options", f"{_commit(root, revision)}:./{name}"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    done = _git_show(root, revision, name)
+    if done.returncode:  # git itself does not know the names of experiments
+        done = _git_show(root, _commit(root, revision), name)
     if done.returncode:
         problem = done.stderr.strip().splitlines()
         raise UserError(
@@ -130,8 +131,13 @@ def _yaml_at(root: Path, revision: str, name: str) -> Any:
     return yaml.safe_load(done.stdout)
 
 
+def _git_show(root: Path, revision: str, name: str) -> subprocess.CompletedProcess[str]:
+    command = ["git", "show", "--end-of-options", f"{revision}:./{name}"]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
 def _commit(root: Path, revision: str) -> str:
-    """The commit of an experiment's name, or what was given: git itself does not know the names."""
+    """The commit of an experiment's name, or what was given."""
     try:
         with Repo(str(root)) as repo:
             return str(resolve_rev(repo.scm, revision))
