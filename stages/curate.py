@@ -1,4 +1,5 @@
-"""Accept the teacher's rewrites that mean their gold call; give every other row its reason.
+"""Accept the teacher's rewrites that mean their gold call, give every other row its reason, and mix
+what students learn from: accepted rewrites and commands.
 
 Limits: a verifier can only vouch for what it understands, so rows that every verifier finds hard are
 lost; test rewrites are a person's decisions (data/recordings), never a model's.
@@ -6,58 +7,78 @@ lost; test rewrites are a person's decisions (data/recordings), never a model's.
     dvc repro curate        (or: python -m stages.curate)
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from supertiny.calls import ToolCall
 from supertiny.curate import (
     GROUP_COLUMNS,
     Curated,
     apply_review,
     curate,
     group_table,
+    mix,
     reason_counts,
+    student_calls,
+    without_near_duplicates,
 )
 from supertiny.evaluate import read_queries
 from supertiny.io import read_jsonl, write_json, write_jsonl, write_tsv
 from supertiny.params.core import task_name
 from supertiny.params.curate import Curate
 from supertiny.stage import run_stage
-from supertiny.task import load_task
+from supertiny.task import Task, load_task
+from supertiny.teacher.run import read_review
 
 QUERIES = Path("data/queries")
 TEACHER = Path("data/teacher")
-RECORDINGS = Path("data/recordings")
+STUDENT = Path("models/gold")  # trained on commands alone
 OUT = Path("data/curated")
 
 
 def main(params: Curate) -> None:
     """Write data/curated and metrics/curate.json, metrics/curate.tsv."""
     task = load_task(task_name())
-    queries = {
-        split: [row["query"] for row in read_queries(QUERIES / f"{split}.jsonl", task)]
-        for split in ("train", "dev", "test")
+    rows = {
+        split: read_queries(QUERIES / f"{split}.jsonl", task) for split in ("train", "dev", "test")
     }
-    review = read_jsonl(RECORDINGS / task.name / "review.jsonl")
-    test = apply_review(read_jsonl(TEACHER / "test.jsonl"), review)
-    write_jsonl(OUT / "test.jsonl", test)
-    unseen = queries["test"] + [row["query"] for row in test]
-    metrics: dict[str, int] = {"test_accepted": len(test)}
+    queries = {split: [row["query"] for row in found] for split, found in rows.items()}
+    rewrites = {"test": apply_review(read_jsonl(TEACHER / "test.jsonl"), read_review(task.name))}
+    held_out = queries["test"] + [row["query"] for row in rewrites["test"]]
+    metrics: dict[str, int] = {}
     tables: list[list[object]] = []
     for split in ("dev", "train"):  # dev first: train must hold nothing of it
         traces = read_jsonl(TEACHER / f"{split}.jsonl")
-        held_out = unseen + (queries["train"] if split == "dev" else [])
-        result = curate(traces, task, params, commands=queries[split], held_out=held_out)
-        unseen += queries[split] + [row["query"] for row in result.accepted]
-        _write(split, result)
+        student = _student_calls(traces, task, params)
+        result = curate(
+            traces, task, params, commands=queries[split], held_out=held_out, student=student
+        )
+        rewrites[split] = result.accepted
+        held_out += queries[split] + [row["query"] for row in result.accepted]
+        write_jsonl(OUT / f"{split}.rejected.jsonl", result.rejected + result.failed)
+        write_jsonl(OUT / f"{split}.pairs.jsonl", result.pairs)
         metrics |= _metrics(split, result)
         tables += [[split, *row] for row in group_table(traces, result)]
+    for split, found in rewrites.items():
+        write_jsonl(OUT / f"{split}.rewrites.jsonl", found)
+        metrics[f"{split}_accepted"] = len(found)
+    unseen = [row["query"] for split in ("test", "dev") for row in rewrites[split]]
+    apart = without_near_duplicates(rows["train"], unseen, params.max_similarity)
+    metrics["train_commands_like_held_out_rewrites"] = len(rows["train"]) - len(apart)
+    mixed = mix(apart, rewrites["train"], params.rewrite_share)
+    metrics["train_rows"] = len(mixed)
+    write_jsonl(OUT / "train.jsonl", mixed)
     write_json("metrics/curate.json", metrics)
     write_tsv("metrics/curate.tsv", ["split", *GROUP_COLUMNS], tables)
 
 
-def _write(split: str, result: Curated) -> None:
-    write_jsonl(OUT / f"{split}.jsonl", result.accepted)
-    write_jsonl(OUT / f"{split}.rejected.jsonl", result.rejected + result.failed)
-    write_jsonl(OUT / f"{split}.pairs.jsonl", result.pairs)
+def _student_calls(
+    traces: Sequence[dict[str, Any]], task: Task, params: Curate
+) -> dict[str, ToolCall | None] | None:
+    if "student" not in params.verifiers or not traces:
+        return None if traces else {}
+    return student_calls(traces, task, STUDENT, params.max_new_tokens, params.batch_size)
 
 
 def _metrics(split: str, result: Curated) -> dict[str, int]:

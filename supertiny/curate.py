@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from supertiny.calls import ToolCall, call_from_json
-from supertiny.errors import UserError
+from supertiny.errors import CallError, UserError
 from supertiny.params.curate import Curate
 from supertiny.prepare import NearDuplicates, row_id
 from supertiny.task import Task
@@ -106,26 +107,77 @@ def grade_of(trace: Row) -> int:
 def apply_review(traces: Sequence[Row], decisions: Sequence[Row]) -> list[Row]:
     """Test rows from the decisions of a person who read every rewrite; no model has a say.
 
-    A decision is ``{"id", "keep", "query"?, "reason"?}``; ``query`` corrects the rewrite.
+    A decision is ``{"id", "text", "keep", "query"?, "reason"?}``: ``text`` is the rewrite that was
+    read, ``query`` what it was corrected to.
 
     Raises:
         UserError: a candidate without a decision, or a decision without a candidate.
     """
-    candidates = {trace["id"]: trace for trace in traces if trace["status"] == "candidate"}
-    decided = {decision["id"]: decision for decision in decisions}
-    undecided, unknown = candidates.keys() - decided.keys(), decided.keys() - candidates.keys()
+    candidates = {_read(trace) for trace in traces if trace["status"] == "candidate"}
+    decided = {_read(decision) for decision in decisions}
+    undecided, unknown = candidates - decided, decided - candidates
     if undecided or unknown or len(decided) != len(decisions):
         first = sorted(undecided or unknown or decided)[:3]
         raise UserError(
             f"review of the test rewrites: {len(undecided)} without a decision, {len(unknown)} "
             f"decisions without a rewrite, {len(decisions) - len(decided)} decided twice (first: "
-            f"{', '.join(first)}); read the rewrites and add a decision for each"
+            f"{', '.join(key for key, _ in first)}); read the rewrites and add a decision for each"
         )
-    kept = [key for key in sorted(candidates) if decided[key]["keep"]]
-    return [
-        _sft_row({**candidates[key], "text": decided[key].get("query", candidates[key]["text"])})
-        for key in kept
-    ]
+    return kept_rewrites(traces, decisions)
+
+
+def kept_rewrites(traces: Sequence[Row], decisions: Sequence[Row]) -> list[Row]:
+    """Test rows of the candidates that a decision keeps; others, decided or not, give none."""
+    kept = {_read(d): d.get("query", d["text"]) for d in decisions if d["keep"]}
+    found = [t for t in traces if t["status"] == "candidate" and _read(t) in kept]
+    by_id = sorted(found, key=lambda trace: trace["id"])
+    return [_sft_row({**trace, "text": kept[_read(trace)]}) for trace in by_id]
+
+
+def _read(row: Row) -> tuple[str, str]:
+    # With the text: a rewrite that was made anew under the same id has not been read.
+    return row["id"], row["text"]
+
+
+def mix(commands: Sequence[Row], rewrites: Sequence[Row], share: float) -> list[Row]:
+    """What students learn from: all rewrites, and as many commands as make them ``share`` of it.
+
+    Commands are taken from the front, so their order must be a random one (that of ids is); all of
+    them if there are no rewrites, or too few commands. Sorted by id.
+    """
+    if not rewrites:
+        return list(commands)
+    taken = commands[: round(len(rewrites) * (1 - share) / share)]
+    return sorted([*rewrites, *taken], key=lambda row: row["id"])
+
+
+def without_near_duplicates(
+    rows: Sequence[Row], queries: Sequence[str], max_similarity: float
+) -> list[Row]:
+    """The rows that are no near-duplicate of any of the queries."""
+    unseen = NearDuplicates(max_similarity)
+    for query in queries:
+        unseen.add(query)
+    return [row for row in rows if not unseen.matches(row["query"])]
+
+
+def student_calls(
+    traces: Sequence[Row], task: Task, model: Path, max_new_tokens: int, batch_size: int
+) -> dict[str, ToolCall | None]:
+    """A trained student's blind call of each candidate by trace id; None where it is no legal call."""
+    from supertiny.student import TorchStudent
+
+    candidates = [trace for trace in traces if trace["status"] == "candidate"]
+    student = TorchStudent(model, task)
+    texts = [trace["text"] for trace in candidates]
+    found: dict[str, ToolCall | None] = {}
+    answers = student.answers(texts, max_new_tokens, batch_size)
+    for trace, answer in zip(candidates, answers, strict=True):
+        try:
+            found[trace["id"]] = task.parse_call(answer, trace["text"])
+        except CallError:
+            found[trace["id"]] = None
+    return found
 
 
 def group_table(traces: Sequence[Row], result: Curated) -> list[list[Any]]:

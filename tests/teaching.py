@@ -50,7 +50,7 @@ def is_repair(ask: Any) -> bool:
 
 def command_of(ask: Any) -> str:
     """The command that a rewrite or a grade is asked of."""
-    return user(ask).split("Command: ")[1]
+    return user(ask).split("Command: ")[-1].split("\n")[0]
 
 
 def good(ask: Any) -> Any:
@@ -75,6 +75,6 @@ def through(ask: Any, arguments: Any, **options: Any) -> Any:
 
 
 ROWS = [
-    {"id": "1", "query": "set the den blinds to 30", "slices": [],
+    {"id": "1", "query": "set the den blinds to 30", "slices": [], "source": "template",
      "call": {"name": "HassSetPosition", "arguments": {"name": "den blinds", "position": 30}}},
 ]  # fmt: skip

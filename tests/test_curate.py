@@ -10,8 +10,11 @@ from supertiny.curate import (
     curate,
     grade_of,
     group_table,
+    kept_rewrites,
+    mix,
     reason_counts,
     votes,
+    without_near_duplicates,
 )
 from supertiny.errors import UserError
 from supertiny.params import core
@@ -140,12 +143,16 @@ def test_preference_pairs_are_right_against_wrong_where_the_rewrite_is_sound():
 # -- the review of test
 
 
+def decision(number, **changes):
+    return {"id": f"{number:016x}", "text": TEXTS[number % 4], "keep": True, **changes}
+
+
 def test_a_review_keeps_drops_and_corrects():
     traces = [trace(0), trace(1), trace(2), trace(3, status="rejected", reason="echo")]
     decisions = [
-        {"id": traces[0]["id"], "keep": True},
-        {"id": traces[1]["id"], "keep": False, "reason": "nobody says it"},
-        {"id": traces[2]["id"], "keep": True, "query": "den blinds at 30 now"},
+        decision(0),
+        decision(1, keep=False, reason="nobody says it"),
+        decision(2, query="den blinds at 30 now"),
     ]
     rows = apply_review(traces, decisions)
     assert [row["query"] for row in rows] == [TEXTS[0], "den blinds at 30 now"]
@@ -160,6 +167,40 @@ def test_a_review_keeps_drops_and_corrects():
     ],
 )
 def test_a_review_must_be_of_exactly_the_rewrites(ids, message):
-    decisions = [{"id": f"{n:016x}", "keep": True} for n in ids]
+    decisions = [decision(n) for n in ids]
     with pytest.raises(UserError, match=message):
         apply_review([trace(0), trace(1)], decisions)
+
+
+def test_a_rewrite_made_anew_under_the_same_id_has_not_been_read():
+    with pytest.raises(UserError, match="1 without a decision, 1 decisions without"):
+        apply_review([trace(0, text="something else about the den blinds")], [decision(0)])
+    assert kept_rewrites([trace(0), trace(1, text="another")], [decision(0), decision(1)]) == (
+        apply_review([trace(0)], [decision(0)])
+    )
+
+
+# -- what students learn from
+
+
+def row(name, query="q"):
+    return {"id": name, "query": query}
+
+
+@pytest.mark.parametrize(("share", "commands"), [(0.1, 18), (0.5, 2), (1.0, 0), (0.01, 30)])
+def test_the_mix_has_its_share_of_rewrites_as_far_as_commands_go(share, commands):
+    gold, rewrites = [row(f"{n:02}") for n in range(30)], [row("a"), row("001")]
+    mixed = mix(gold, rewrites, share)
+    assert [r for r in mixed if r in gold] == gold[:commands]
+    assert len(mixed) == commands + 2 and mixed == sorted(mixed, key=lambda r: r["id"])
+
+
+def test_without_rewrites_students_learn_from_all_commands():
+    gold = [row(f"{n}") for n in range(5)]
+    assert mix(gold, [], 0.5) == gold
+
+
+def test_a_command_like_a_held_out_rewrite_is_left_out():
+    rows = [row("1", "put the kitchen lamp at 40"), row("2", "is the side gate open")]
+    found = without_near_duplicates(rows, ["please put kitchen lamp at 40 now"], 0.6)
+    assert [r["id"] for r in found] == ["2"]

@@ -9,9 +9,16 @@ from teaching import SAY, ask, params
 
 from supertiny.errors import UserError
 from supertiny.teacher.asking import Asker
-from supertiny.teacher.backends.local import LocalBackend, LocalModel, _pick, chat_text
+from supertiny.teacher.backends.local import (
+    _LIKELIEST,
+    LocalBackend,
+    LocalModel,
+    _pick,
+    answer_start,
+    chat_text,
+)
 from supertiny.teacher.limits import Limits
-from supertiny.teacher.messages import Ask
+from supertiny.teacher.messages import Ask, Function
 from supertiny.teacher.store import RowStore
 
 TEXTS = ["on", "dim the hall lamp to thirty per cent", "what", "lamp lamp lamp"]
@@ -28,7 +35,7 @@ def contents(responses):
 
 def plain_logits(model, question, count):
     """Logits of each greedy step by the plainest loop: one row, no cache, no prefix."""
-    text = chat_text(model.tokenizer, question) + '{"text":'
+    text = chat_text(model.tokenizer, question) + answer_start(question)
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     found = []
     for _ in range(count):
@@ -64,7 +71,7 @@ def test_a_batch_with_a_shared_prefix_is_what_each_row_is_alone(model, monkeypat
         )
     assert all(r["choices"][0]["finish_reason"] == "length" for r in found)
     ids = model.tokenizer(
-        chat_text(model.tokenizer, asks[1]) + '{"text":', add_special_tokens=False
+        chat_text(model.tokenizer, asks[1]) + '{"text": "', add_special_tokens=False
     )["input_ids"]
     assert found[1]["usage"] == {"prompt_tokens": len(ids), "completion_tokens": 5}
 
@@ -86,7 +93,7 @@ def test_the_shared_prefix_is_computed_once_for_many_batches(tiny_model):
 
 def test_a_row_ends_with_its_json_object(model, monkeypatch):
     """The model is made to say a fixed text; nothing after the balancing brace is generated."""
-    texts = [' "a {b} \\" }"} and so on', ' "x"}}}', ' "never ends']
+    texts = ['a {b} \\" }"} and so on', 'x"}}}', "never ends"]
     wanted = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     steps = []
 
@@ -142,6 +149,13 @@ def test_top_p_keeps_the_likeliest_and_temperature_zero_takes_it():
     assert _pick(logits, {"temperature": 0.0, "top_p": 1.0}, draw) == 1
 
 
+def test_top_p_reaches_beyond_the_tokens_that_are_looked_at_first():
+    draw = torch.Generator().manual_seed(0)
+    even = torch.zeros(4 * _LIKELIEST)
+    picked = {_pick(even, {"temperature": 1.0, "top_p": 0.5}, draw) for _ in range(8 * _LIKELIEST)}
+    assert _LIKELIEST < len(picked) <= 2 * _LIKELIEST + 1
+
+
 def test_waiting_questions_make_one_batch(tiny_model, tmp_path, monkeypatch):
     sizes = []
     real = LocalModel.answers
@@ -159,6 +173,41 @@ def test_waiting_questions_make_one_batch(tiny_model, tmp_path, monkeypatch):
     asker.close()
     assert sizes == [4, 4]
     assert all(answer.failure == "truncated" for answer in answers.values())
+
+
+def test_a_batch_has_one_system_prompt_and_prompts_of_like_length(tiny_model, monkeypatch):
+    batches = []
+
+    def noted(asks):
+        batches.append([(a.messages[0]["content"], len(a.messages[1]["content"])) for a in asks])
+        return [None] * len(asks)
+
+    backend = LocalBackend(str(tiny_model), "fp32", batch_size=4, threads=1)
+    monkeypatch.setattr(backend, "_generate", noted)
+
+    async def all_at_once():
+        asks = [_of_system(f"system {n % 2}", "word " * (1 + n * 5 % 7)) for n in range(12)]
+        await asyncio.gather(*(backend.complete(each) for each in asks))
+
+    asyncio.run(all_at_once())
+    assert [len(batch) for batch in batches] == [4, 2, 4, 2]
+    assert [len({system for system, _ in batch}) for batch in batches] == [1] * 4
+    for first, second in (batches[:2], batches[2:]):
+        lengths = [length for _, length in first + second]
+        assert lengths == sorted(lengths)
+
+
+def _of_system(system, text):
+    request = ask(text).request
+    messages = [{"role": "system", "content": system}, *request["messages"][1:]]
+    return Ask({**request, "messages": messages}, 0)
+
+
+def test_an_answer_begins_with_what_it_can_only_begin_with():
+    assert answer_start(ask("a")) == '{"text": "'
+    number = {"properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    assert answer_start(ask("a", function=Function("f", "F.", number))) == '{"n":'
+    assert answer_start(ask("a", function=Function("f", "F.", {"properties": {}}))) == "{"
 
 
 def test_an_error_of_the_model_reaches_every_waiting_question(tiny_model, monkeypatch):

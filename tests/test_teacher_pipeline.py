@@ -12,11 +12,13 @@ from supertiny.calls import call_from_json
 from supertiny.errors import CallError, UserError
 from supertiny.task import load_task, load_task_folder
 from supertiny.teacher.asking import Asker
+from supertiny.teacher.backends import make_backend
 from supertiny.teacher.functions import balanced_object, read_arguments
 from supertiny.teacher.limits import Limits
 from supertiny.teacher.pipeline import Pipeline, Retriever, choose_rows
 from supertiny.teacher.recipe import load_recipe
 from supertiny.teacher.rules import find_problem
+from supertiny.teacher.run import teach
 from supertiny.teacher.store import RowStore
 
 HOME = load_task("home")
@@ -41,16 +43,16 @@ class Scripted:
         pass
 
 
-def pipeline(tmp_path, answer, **changes):
+def pipeline(tmp_path, answer, train=ROWS, **changes):
     settings = params(styles_per_row=2, concurrency=1, **changes)
     backend = Scripted(answer)
     asker = Asker(backend, RowStore(tmp_path / "rows.jsonl"), Limits(settings))
-    return Pipeline(HOME, RECIPE, settings, asker, ROWS), backend
+    return Pipeline(HOME, RECIPE, settings, asker, train), backend
 
 
-def traces(tmp_path, answer, judged=True, **changes):
+def traces(tmp_path, answer, **changes):
     made, backend = pipeline(tmp_path, answer, **changes)
-    found = made.traces(ROWS, judged=judged, label="train")
+    found = made.traces(ROWS, "train")
     made.asker.close()
     return found, backend
 
@@ -74,10 +76,41 @@ def test_the_blind_call_sees_neither_the_command_nor_its_gold(tmp_path):
             assert "HassSetPosition" not in user(ask) and '"position"' not in user(ask)
 
 
-def test_test_rewrites_are_not_graded(tmp_path):
-    found, backend = traces(tmp_path, good, judged=False)
-    assert all(trace["grade"] is None for trace in found)
-    assert {ask.request["function"]["name"] for ask in backend.asked} == {"say", "call"}
+def test_rewrites_alone_ask_neither_for_calls_nor_for_grades(tmp_path):
+    made, backend = pipeline(tmp_path, good)
+    found = made.rewrites(ROWS, "test")
+    made.asker.close()
+    assert {ask.request["function"]["name"] for ask in backend.asked} == {"say"}
+    assert [t["status"] for t in found] == ["candidate"] * 2
+
+
+def test_a_call_is_shown_and_read_in_the_words_of_the_signatures(tmp_path):
+    shown = {"name": "HassSetVolumeRelative", "arguments": {"volume_step": 5}}
+    train = [{"id": "2", "query": "den blinds up by 5", "call": shown, "slices": []}]
+
+    def answer(ask):
+        if ask.request["function"]["name"] == "call":
+            return through(ask, {"tool": "louder", "arguments": {"step": 30}})
+        return good(ask)
+
+    made, backend = pipeline(tmp_path, answer, train=train)
+    found = made.traces(ROWS, "train")
+    made.asker.close()
+    asked = [ask for ask in backend.asked if ask.request["function"]["name"] == "call"]
+    assert '{"tool":"louder","arguments":{"step":5}}' in user(asked[0])
+    assert "step: down|up|integer" in asked[0].messages[0]["content"]
+    call = {"name": "HassSetVolumeRelative", "arguments": {"volume_step": 30}}
+    assert found[0]["calls"] == [{"call": call}]
+
+
+def test_no_call_needs_no_arguments(tmp_path):
+    def answer(ask):
+        step = ask.request["function"]["name"]
+        return through(ask, {"tool": "no_call"}) if step == "call" else good(ask)
+
+    found, backend = traces(tmp_path, answer)
+    assert found[0]["calls"] == [{"call": {"name": "no_call", "arguments": {}}}]
+    assert not any(map(is_repair, backend.asked))
 
 
 def test_an_invalid_answer_is_repaired_once_with_the_error_quoted(tmp_path):
@@ -139,6 +172,27 @@ def test_samples_of_a_step_are_different_questions(tmp_path):
     assert len(found) == 6 and all(len(trace["calls"]) == 2 for trace in found)
     keys = [ask.key for ask in backend.asked]
     assert len(set(keys)) == len(keys)
+
+
+def test_made_up_answers_fit_every_step_and_are_the_same_each_time(tmp_path):
+    settings = params(backend="made_up", styles_per_row=7)
+    runs = []
+    for name in ("a", "b"):
+        store = RowStore(tmp_path / name)
+        asker = Asker(make_backend(settings), store, Limits(settings))
+        made = Pipeline(HOME, RECIPE, settings, asker, ROWS)
+        rows = [{**ROWS[0], "query": "stop", "call": {"name": "HassNevermind", "arguments": {}}}]
+        runs.append(made.traces(rows, "train"))
+        asker.close()
+    assert runs[0] == runs[1] and {t["status"] for t in runs[0]} == {"candidate"}
+    assert len({t["text"] for t in runs[0]}) == 7
+    assert all(t["grade"]["faithful"] == 5 for t in runs[0])
+    assert {t["calls"][0]["call"] for t in runs[0]} == {None}  # words that are no tool's name
+
+
+def test_a_task_without_a_teacher_is_taught_nothing(tmp_path):
+    nothing = teach(HOME, params(backend="none"), {}, tmp_path / "none.jsonl.gz")
+    assert nothing.traces == {"train": [], "dev": [], "test": []} and nothing.answers == []
 
 
 # -- reading answers

@@ -18,6 +18,14 @@ class Curate:
     min_grade: int = param(
         "lowest grade, of faithful and natural, the judge vouches for", ge=1, le=5
     )
+    rewrite_share: float = param(
+        "share of accepted rewrites among the rows students learn from; commands make up the rest, "
+        "and all of them are taken where there are no rewrites",
+        ge=0.001,
+        le=1,
+    )
+    max_new_tokens: int = param("tokens a student's blind call may take", ge=1)
+    batch_size: int = param("rewrites a student answers at once", ge=1)
     max_similarity: float = param(
         "token-set Jaccard similarity from which two inputs count as near-duplicates", ge=0, le=1
     )

@@ -10,7 +10,9 @@ class Teacher:
     """Which LLM is asked, how much, and at what speed and price it may be asked."""
 
     backend: str = param(
-        "replay: recorded answers only, no call", choices=("replay", "openai", "local")
+        "replay: recorded answers only, no call; none: the task has no teacher LLM; made_up: answers "
+        "without meaning, for trying the graph out",
+        choices=("replay", "openai", "local", "made_up", "none"),
     )
     model: str = param("name of the model; part of every request, so of every row's key")
     seed: int = param("seed of the choice of commands and styles", ge=0)

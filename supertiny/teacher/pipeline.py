@@ -66,20 +66,20 @@ class Pipeline:
         self._by_alias = {tool.alias: tool.name for tool in task.tools.values()}
         self._by_alias |= {name: name for name in (*task.tools, NO_CALL.name)}
 
-    def traces(self, rows: Sequence[Row], *, judged: bool, label: str) -> list[Row]:
-        """Traces of the rewrites of ``rows``, sorted by id.
+    def traces(self, rows: Sequence[Row], label: str) -> list[Row]:
+        """Traces of the rewrites of ``rows`` with their blind calls and grades, sorted by id.
 
         Raises:
             Stopped, UserError: not all could be asked, see `Asker.ask`.
         """
-        traces = self._rewrites(rows, label)
+        traces = self.rewrites(rows, label)
         candidates = [trace for trace in traces if trace["status"] == "candidate"]
         calls = self.blind_calls([(t["text"], t["source_id"]) for t in candidates], f"{label} call")
         for trace, found in zip(candidates, calls, strict=True):
             trace["calls"] = found
-        if judged and "judge" in self.recipe.steps:
+        if "judge" in self.recipe.steps:
             self._grade(candidates, f"{label} judge")
-        return sorted(traces, key=lambda trace: trace["id"])
+        return traces
 
     def blind_calls(self, queries: Sequence[tuple[str, str]], label: str) -> list[list[Row]]:
         """`call_samples` answers to each ``(query, id of the train row it must not be shown)``.
@@ -111,22 +111,20 @@ class Pipeline:
             for sample in range(self.params.call_samples)
         ]
 
-    def _rewrites(self, rows: Sequence[Row], label: str) -> list[Row]:
+    def rewrites(self, rows: Sequence[Row], label: str) -> list[Row]:
+        """Traces of the rewrites of ``rows`` as far as the rules see them, sorted by id."""
         drafts = [
             {**_source(row), "style": style, "sample": sample}
             for row, styles in self._with_styles(rows)
             for style in styles
             for sample in range(self.params.samples)
         ]
-        # Neighbours share their prompt up to the question, which a local model computes once.
-        drafts.sort(
-            key=lambda d: (d["style"], self.recipe.kind_of[d["gold"]["name"]], d["source_id"])
-        )
         items = [Item(self._rewrite_values(draft), draft["sample"]) for draft in drafts]
         outcomes = self._run(
             "rewrite", items, lambda _, found: str(found["text"]), f"{label} rewrite"
         )
-        return [self._ruled(*pair) for pair in zip(drafts, outcomes, strict=True)]
+        traces = [self._ruled(*pair) for pair in zip(drafts, outcomes, strict=True)]
+        return sorted(traces, key=lambda trace: trace["id"])
 
     def _ruled(self, draft: Row, outcome: Outcome[str]) -> Row:
         key = f"{draft['source_id']}:{draft['style']}:{draft['sample']}"
@@ -216,8 +214,13 @@ class Pipeline:
         """Raises `CallError` for a tool that does not exist or arguments it does not take."""
         if found["tool"] not in self._by_alias:
             raise CallError(f"unknown tool {found['tool']!r}; use a name from the list, or no_call")
-        arguments = found["arguments"] if isinstance(found["arguments"], dict) else {}
-        call = ToolCall(self._by_alias[found["tool"]], arguments)
+        arguments = found.get("arguments", {})
+        name = self._by_alias[found["tool"]]
+        if name != NO_CALL.name:
+            tool = self.task.tools[name]
+            by_word = {tool.word(key): key for key in tool.properties}
+            arguments = {by_word.get(key, key): value for key, value in arguments.items()}
+        call = ToolCall(name, arguments)
         self.task.validate(call)
         return call
 
@@ -252,10 +255,12 @@ class Pipeline:
         return {"query": query, "signatures": self._signatures, "examples": "\n".join(shown)}
 
     def _shown_call(self, call: Row) -> str:
-        alias = (
-            call["name"] if call["name"] == NO_CALL.name else self.task.tools[call["name"]].alias
-        )
-        return _json({"tool": alias, "arguments": call["arguments"]})
+        """A call in the words of the signatures, which the model is to answer in."""
+        if call["name"] == NO_CALL.name:
+            return _json({"tool": NO_CALL.name, "arguments": {}})
+        tool = self.task.tools[call["name"]]
+        arguments = {tool.word(key): value for key, value in call["arguments"].items()}
+        return _json({"tool": tool.alias, "arguments": arguments})
 
 
 class Retriever:
@@ -298,14 +303,21 @@ class Retriever:
 
 
 def choose_rows(rows: Sequence[Row], count: int, skip_slices: frozenset[str]) -> list[Row]:
-    """Commands to rewrite: the tools in turn, within a tool by id, until there are ``count``."""
+    """Commands to rewrite: ``count`` rows with a tool, none of ``skip_slices``, as in `in_turn`."""
+    fit = [
+        r for r in rows if r["call"]["name"] != NO_CALL.name and not skip_slices & {*r["slices"]}
+    ]
+    return in_turn(fit, count)
+
+
+def in_turn(rows: Sequence[Row], count: int) -> list[Row]:
+    """``count`` rows: the tools in turn, within a tool by id."""
     by_tool: dict[str, list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row["id"]):
-        if row["call"]["name"] != NO_CALL.name and not skip_slices & set(row["slices"]):
-            by_tool[row["call"]["name"]].append(row)
+        by_tool[row["call"]["name"]].append(row)
     depth = max(map(len, by_tool.values()), default=0)
-    in_turn = [by_tool[t][n] for n in range(depth) for t in sorted(by_tool) if n < len(by_tool[t])]
-    return in_turn[:count]
+    turns = [by_tool[t][n] for n in range(depth) for t in sorted(by_tool) if n < len(by_tool[t])]
+    return turns[:count]
 
 
 def agrees(trace: Row, task: Task) -> bool:

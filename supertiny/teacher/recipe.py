@@ -31,7 +31,7 @@ PLACEHOLDERS = {
 # What the pipeline reads from the arguments that a step's function is called with.
 _ARGUMENTS = {
     "rewrite": {"text"},
-    "call": {"tool", "arguments"},
+    "call": {"tool"},
     "judge": {"faithful", "natural", "reason"},
 }
 _STEP_KEYS = {"function", "system", "user", "temperature", "top_p", "max_tokens"}

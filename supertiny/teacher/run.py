@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from supertiny.curate import kept_rewrites
 from supertiny.evaluate import read_queries
+from supertiny.io import read_jsonl, write_jsonl
 from supertiny.params.teacher import Teacher
 from supertiny.stage import STATE_DIR
 from supertiny.task import Task
@@ -15,7 +17,7 @@ from supertiny.teacher.asking import INTERRUPTED_CODE, Asker, Stopped
 from supertiny.teacher.backends import make_backend
 from supertiny.teacher.limits import Limits
 from supertiny.teacher.messages import usage_of
-from supertiny.teacher.pipeline import Pipeline, choose_rows
+from supertiny.teacher.pipeline import Pipeline, choose_rows, in_turn
 from supertiny.teacher.recipe import Recipe, load_recipe
 from supertiny.teacher.store import RowStore, iter_live, iter_recording, write_recording
 
@@ -23,11 +25,16 @@ Row = dict[str, Any]
 SPLITS = ("train", "dev", "test")
 QUERIES = Path("data/queries")
 RECORDINGS = Path("data/recordings")
+COMMANDS = "commands.jsonl"  # beside a recording: the rows of train that the LLM is shown
+REVIEW = "review.jsonl"  # beside a recording: decisions on the test rewrites
+_MOST_COMMANDS = 8000
+_KEPT = ("id", "query", "call", "source", "slices")
 
 
 @dataclass(frozen=True)
 class Taught:
-    """What a run gives: traces by split, and the teacher's blind answers to all inputs of test."""
+    """What a run gives: traces by split, and the teacher's blind answers to all inputs of test,
+    its reviewed rewrites among them."""
 
     traces: dict[str, list[Row]]
     answers: list[Row]
@@ -36,12 +43,20 @@ class Taught:
 def inputs(task: Task) -> tuple[dict[str, list[Row]], Path, Path]:
     """What a run of the project reads and writes: rows by split, the recording, the live file.
 
+    Rows of train are those of the recording's own ``commands.jsonl`` if it has one: a recording holds
+    what its questions are made of, so train can be drawn anew and no answer is lost.
+
     Raises:
         UserError: the queries are missing or damaged.
     """
-    queries = {split: read_queries(QUERIES / f"{split}.jsonl", task) for split in SPLITS}
-    recording = RECORDINGS / task.name / "rows.jsonl.gz"
-    return queries, recording, STATE_DIR / "teacher" / task.name / "rows.jsonl"
+    folder = RECORDINGS / task.name
+    queries = {split: read_queries(QUERIES / f"{split}.jsonl", task) for split in SPLITS[1:]}
+    if (folder / COMMANDS).is_file():
+        queries["train"] = read_queries(folder / COMMANDS, task)
+    else:
+        train = read_queries(QUERIES / "train.jsonl", task)
+        queries["train"] = in_turn(train, _MOST_COMMANDS)
+    return queries, folder / "rows.jsonl.gz", STATE_DIR / "teacher" / task.name / "rows.jsonl"
 
 
 def teach(
@@ -54,14 +69,18 @@ def teach(
     """Run the teacher over ``queries`` (rows by split).
 
     Args:
-        recording: rows recorded before; need not exist for a live run.
+        recording: rows recorded before; need not exist for a live run. With the backend ``none``
+            nothing is asked and nothing comes of it.
         live: where new rows go; only read and written if the backend asks anybody.
 
     Raises:
         Stopped: at a limit, on SIGINT, or when calls got no answer; finished rows are kept.
         UserError: a recording that is missing or incomplete, or a mistake in the task's files.
     """
-    return _run(task, params, load_recipe(task), queries, _open(params, recording, live))
+    if params.backend == "none":
+        return Taught({split: [] for split in SPLITS}, [])
+    asker, review = _open(params, recording, live), read_review(task.name)
+    return _run(task, params, load_recipe(task), queries, asker, review)
 
 
 def record(
@@ -73,17 +92,31 @@ def record(
 ) -> Row:
     """Run the teacher live, then write the rows it used to ``recording``; errors as in `teach`.
 
+    The rows of train are written beside it before anything is asked, see `inputs`.
+
     Returns:
         What a reader of the recording wants to know of it: model, hash of the prompts, counts.
     """
     recipe = load_recipe(task)
+    commands = [{key: row[key] for key in _KEPT} for row in queries["train"]]
+    write_jsonl(recording.with_name(COMMANDS), commands)
     asker = _open(params, recording, live)
-    _run(task, params, recipe, queries, asker)
+    _run(task, params, recipe, queries, asker, read_review(task.name))
     rows = [*iter_recording(recording)] if recording.exists() else []
     rows += iter_live(live, []) if live.exists() else []
     used = [row for row in rows if row["key"] in asker.used]
     write_recording(recording, used)
     return _card(task, params, recipe, list(iter_recording(recording)))
+
+
+def read_review(task: str) -> list[Row]:
+    """The decisions on the test rewrites of a task's recording; none where nobody has read them yet.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = RECORDINGS / task / REVIEW
+    return read_jsonl(path) if path.is_file() else []
 
 
 def _open(params: Teacher, recording: Path, live: Path | None) -> Asker:
@@ -102,27 +135,37 @@ def _run(
     recipe: Recipe,
     queries: Mapping[str, Sequence[Row]],
     asker: Asker,
+    review: Sequence[Row],
 ) -> Taught:
     try:
-        return ask_all(Pipeline(task, recipe, params, asker, queries["train"]), queries)
+        return ask_all(Pipeline(task, recipe, params, asker, queries["train"]), queries, review)
     except KeyboardInterrupt:
         raise Stopped("interrupted", INTERRUPTED_CODE) from None
     finally:
         asker.close()
 
 
-def ask_all(pipeline: Pipeline, queries: Mapping[str, Sequence[Row]]) -> Taught:
-    """Put every question of a run through the pipeline's asker; errors as in `Asker.ask`."""
+def ask_all(
+    pipeline: Pipeline, queries: Mapping[str, Sequence[Row]], review: Sequence[Row]
+) -> Taught:
+    """Put every question of a run through the pipeline's asker; errors as in `Asker.ask`.
+
+    Args:
+        review: decisions on the test rewrites, see `supertiny.curate.apply_review`.
+    """
     params, recipe = pipeline.params, pipeline.recipe
-    traces = {}
-    for split in SPLITS:
-        rows = choose_rows(queries[split], getattr(params, f"{split}_rows"), recipe.skip_slices)
-        # Test is reviewed by a person: a grade could only tempt one to filter by it.
-        traces[split] = pipeline.traces(rows, judged=split != "test", label=split)
-    test = queries["test"]
-    calls = pipeline.blind_calls([(row["query"], "") for row in test], "test answers")
+    chosen = {
+        split: choose_rows(queries[split], getattr(params, f"{split}_rows"), recipe.skip_slices)
+        for split in SPLITS
+    }
+    traces = {split: pipeline.traces(chosen[split], split) for split in ("train", "dev")}
+    # No model may judge test rewrites, a person does: what they keep are inputs like the others.
+    traces["test"] = pipeline.rewrites(chosen["test"], "test")
+    asked = [*queries["test"], *kept_rewrites(traces["test"], review)]
+    calls = pipeline.blind_calls([(row["query"], "") for row in asked], "test answers")
     answers = [
-        {"id": row["id"], "answer": found[0]} for row, found in zip(test, calls, strict=True)
+        {"id": row["id"], "query": row["query"], "answer": found[0]}
+        for row, found in zip(asked, calls, strict=True)
     ]
     return Taught(traces, answers)
 

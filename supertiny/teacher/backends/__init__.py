@@ -1,4 +1,4 @@
-"""Where answers come from: one small protocol, three backends.
+"""Where answers come from: one small protocol, and what speaks it.
 
 A backend makes one attempt at one question. Waiting, retrying, limits and keeping the answers are the
 business of `supertiny.teacher.asking`.
@@ -68,6 +68,10 @@ def make_backend(params: Teacher) -> Backend:
         return LocalBackend(
             params.path, params.precision, params.batch_size, threads=params.threads
         )
+    if params.backend == "made_up":
+        from supertiny.teacher.backends.made_up import MadeUpBackend
+
+        return MadeUpBackend()
     from supertiny.teacher.backends.replay import ReplayBackend
 
     return ReplayBackend()

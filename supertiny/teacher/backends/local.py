@@ -23,6 +23,7 @@ from supertiny.teacher.functions import balanced_object
 from supertiny.teacher.messages import Ask, Response
 
 _GATHER_S = 0.05  # the first question of a batch waits this long for others
+_LIKELIEST = 256  # top_p nearly always ends among them; to sort a whole vocabulary takes 40 ms
 _LEAST_PREFIX = 32  # tokens; a shorter common start is not worth keeping
 
 
@@ -67,10 +68,12 @@ class LocalBackend:
     async def _serve(self) -> None:
         while self._waiting:
             await asyncio.sleep(_GATHER_S)
-            batch, self._waiting = (
-                self._waiting[: self.batch_size],
-                self._waiting[self.batch_size :],
-            )
+            # A batch shares its system prompt, which is computed once, and pads to the longest.
+            self._waiting.sort(key=lambda waiting: _system_and_length(waiting[0]))
+            system = _system_and_length(self._waiting[0][0])[0]
+            count = sum(_system_and_length(ask)[0] == system for ask, _ in self._waiting)
+            count = min(count, self.batch_size)
+            batch, self._waiting = self._waiting[:count], self._waiting[count:]
             asks = [ask for ask, _ in batch]
             try:
                 responses = await asyncio.to_thread(self._generate, asks)
@@ -256,17 +259,30 @@ def _instruction(function: dict[str, Any]) -> str:
     )
 
 
+def _system_and_length(ask: Ask) -> tuple[str, int]:
+    return ask.messages[0]["content"], sum(len(message["content"]) for message in ask.messages)
+
+
 def answer_start(ask: Ask) -> str:
-    """The part of the answer that can only be as it is: the first required argument's name."""
-    required = ask.request["function"]["parameters"].get("required", ())
-    return f'{{"{required[0]}":' if required else "{"
+    """The part of the answer that can only be as it is: the first required argument's name, and the
+    quote that a string begins with (without it, small models copy the argument's schema)."""
+    parameters = ask.request["function"]["parameters"]
+    required = parameters.get("required", ())
+    if not required:
+        return "{"
+    is_string = parameters["properties"].get(required[0], {}).get("type") == "string"
+    return f'{{"{required[0]}":' + (' "' if is_string else "")
 
 
 def _pick(logits: torch.Tensor, request: dict[str, Any], draw: torch.Generator) -> int:
     if request["temperature"] == 0:
         return int(logits.argmax())
-    probabilities = torch.softmax(logits / request["temperature"], -1)
-    ranked, order = probabilities.sort(descending=True, stable=True)
+    scaled = logits / request["temperature"]
+    most = min(_LIKELIEST, len(scaled))
+    ranked, order = scaled.topk(most)
+    ranked = (ranked - scaled.logsumexp(0)).exp()
+    if most < len(scaled) and ranked.sum() < request["top_p"]:
+        ranked, order = scaled.softmax(0).sort(descending=True)
     # A token is kept while those before it have not reached top_p, so the likeliest always is.
     ranked[ranked.cumsum(-1) - ranked >= request["top_p"]] = 0
     return int(order[torch.multinomial(ranked, 1, generator=draw)])
