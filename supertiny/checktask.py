@@ -247,7 +247,7 @@ def _questions(recipe: Recipe | None, teacher: Teacher) -> Iterator[str]:
     if recipe is None:
         return
     rows = {split: getattr(teacher, f"{split}_rows") for split in SPLITS}
-    rewrites = teacher.styles_per_row * teacher.samples
+    rewrites = min(teacher.styles_per_row, len(teacher.styles or recipe.styles)) * teacher.samples
     each = rewrites * (1 + teacher.call_samples + ("judge" in recipe.steps))
     yield (
         f"`supertiny record` asks {teacher.model} at most {each} questions a row: {rewrites} "

@@ -34,7 +34,13 @@ def ask(text: str, sample: int = 0, function: Function = SAY, max_tokens: int = 
 
 def params(**changes: Any) -> Teacher:
     """The committed params, quick to give up, with changes."""
-    quick = {"backend": "openai", "backoff_s": 0.02, "timeout_s": 20.0, "max_attempts": 3}
+    quick = {
+        "backend": "openai",
+        "styles": (),
+        "backoff_s": 0.02,
+        "timeout_s": 20.0,
+        "max_attempts": 3,
+    }
     return dataclasses.replace(core.load(Teacher), **{**quick, **changes})
 
 

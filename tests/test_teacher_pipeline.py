@@ -174,6 +174,21 @@ def test_samples_of_a_step_are_different_questions(tmp_path):
     assert len(set(keys)) == len(keys)
 
 
+def test_a_style_that_is_left_out_is_not_asked_and_keeps_its_turn(tmp_path):
+    rows = [{**ROWS[0], "id": str(n)} for n in range(7)]
+    asked = {}
+    for styles in ((), ("polite", "typo")):
+        settings = params(backend="made_up", styles_per_row=3, styles=styles)
+        asker = Asker(make_backend(settings), RowStore(tmp_path / str(styles)), Limits(settings))
+        found = Pipeline(HOME, RECIPE, settings, asker, ROWS).rewrites(rows, "train")
+        asker.close()
+        asked[styles] = {(t["source_id"], t["style"]) for t in found}
+    assert len(asked[()]) == 21
+    assert asked["polite", "typo"] == {pair for pair in asked[()] if pair[1] in ("polite", "typo")}
+    with pytest.raises(UserError, match=r"teacher.styles: found \['rude'\]"):
+        Pipeline(HOME, RECIPE, params(styles=("rude",)), None, ROWS).rewrites(rows, "train")
+
+
 def test_made_up_answers_fit_every_step_and_are_the_same_each_time(tmp_path):
     settings = params(backend="made_up", styles_per_row=7)
     runs = []

@@ -20,6 +20,10 @@ class Teacher:
     dev_rows: int = param("the same for dev", ge=0)
     test_rows: int = param("the same for test; a person reviews what becomes of them", ge=0)
     styles_per_row: int = param("styles a command is rewritten in, taken in turn", ge=1)
+    styles: tuple[str, ...] = param(
+        "those of the task's styles that are asked for; a style left out keeps its turn, so that to "
+        "take it in later asks nothing anew; empty: all"
+    )
     samples: int = param("rewrites of a command in one style", ge=1)
     call_samples: int = param("blind calls of one rewrite", ge=1)
     judge: str = param(

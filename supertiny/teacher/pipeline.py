@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import orjson
 
 from supertiny.calls import NO_CALL, ToolCall, call_from_json
-from supertiny.errors import CallError
+from supertiny.errors import CallError, UserError
 from supertiny.params.teacher import Teacher
 from supertiny.prepare import row_id, token_set
 from supertiny.task import Task
@@ -227,13 +227,18 @@ class Pipeline:
     def _with_styles(self, rows: Sequence[Row]) -> list[tuple[Row, list[str]]]:
         """Each row with its styles; within a tool every style has its turn."""
         names, count = list(self.recipe.styles), self.params.styles_per_row
+        asked = self.params.styles or names
+        if not set(asked) <= set(names):
+            raise UserError(
+                f"teacher.styles: found {sorted(set(asked) - set(names))}, which "
+                f"{self.task.folder}/teacher.yaml does not have; it has {names}"
+            )
         seen: Counter[str] = Counter()
         chosen = []
         for row in rows:
             at = seen[row["call"]["name"]] * count
-            chosen.append(
-                (row, [names[(at + n) % len(names)] for n in range(min(count, len(names)))])
-            )
+            turn = [names[(at + n) % len(names)] for n in range(min(count, len(names)))]
+            chosen.append((row, [name for name in turn if name in asked]))
             seen[row["call"]["name"]] += 1
         return chosen
 
