@@ -5,10 +5,11 @@ Right means equivalent to the gold call (`supertiny.calls.canonical`); no partia
 numbers hold for inputs like those; the untrained `base` is shown the tools and a few examples and
 could do better with more prompt work; answers are greedy, those of PyTorch unconstrained.
 
-    python -m stages.evaluate VARIANT      # rules, base, sft, rl, pruned, tiny, fp32, int8, int4
+    python -m stages.evaluate VARIANT   # rules, base, teacher, sft, rl, pruned, tiny, fp32, int8, int4
 """
 
 from pathlib import Path
+from typing import Any
 
 from supertiny.evaluate import (
     Answers,
@@ -16,6 +17,7 @@ from supertiny.evaluate import (
     few_shot_answers,
     onnx_answers,
     read_queries,
+    recorded_answers,
     rule_answers,
     torch_answers,
     write_results,
@@ -26,17 +28,18 @@ from supertiny.stage import one_argument, run_stage
 from supertiny.task import Task, load_task
 
 QUERIES = Path("data/queries")
+TEACHER = Path("data/teacher/answers.jsonl")
 MODELS = Path("models")
 TORCH = ("sft", "rl", "pruned", "tiny")
 ONNX = ("fp32", "int8", "int4")
-VARIANTS = ("rules", "base", *TORCH, *ONNX)
+VARIANTS = ("rules", "base", "teacher", *TORCH, *ONNX)
 
 
 def main(params: Evaluate) -> None:
     variant = one_argument(VARIANTS, "the variants")
     task = load_task(task_name())
     rows = read_queries(QUERIES / "test.jsonl", task)
-    answers = _answers(variant, task, [row["query"] for row in rows], params)
+    answers = _answers(variant, task, rows, params)
     outputs = Outputs.of(
         variant, Path("metrics/eval") / task.name, Path("reports/plots") / task.name
     )
@@ -49,7 +52,10 @@ def main(params: Evaluate) -> None:
     )
 
 
-def _answers(variant: str, task: Task, queries: list[str], params: Evaluate) -> Answers:
+def _answers(variant: str, task: Task, rows: list[dict[str, Any]], params: Evaluate) -> Answers:
+    if variant == "teacher":
+        return recorded_answers(TEACHER, rows)
+    queries = [row["query"] for row in rows]
     if variant == "rules":
         return rule_answers(task, QUERIES, queries)
     if variant == "base":

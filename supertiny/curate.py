@@ -242,6 +242,8 @@ def _sft_row(trace: Row) -> Row:
         "call": trace["gold"],
         "source": "teacher",
         "source_id": trace["source_id"],
+        "command": trace["command"],
+        "style": trace["style"],
         "trace": trace["id"],
         "template": "",
         "names": [],

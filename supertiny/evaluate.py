@@ -20,7 +20,7 @@ from tqdm import tqdm
 from supertiny import metrics
 from supertiny.calls import call_from_json
 from supertiny.errors import CallError, UserError
-from supertiny.io import iter_jsonl, write_json, write_jsonl, write_text, write_tsv
+from supertiny.io import iter_jsonl, read_jsonl, write_json, write_jsonl, write_text, write_tsv
 from supertiny.params.evaluate import Evaluate
 from supertiny.task import Task
 
@@ -89,6 +89,27 @@ def rule_answers(task: Task, queries_dir: Path, queries: Sequence[str]) -> Answe
     return [rules.answer(query) for query in progress]
 
 
+def recorded_answers(path: Path, rows: Sequence[dict[str, Any]]) -> Answers:
+    """What the teacher LLM answered to the rows, from the stage `teacher`.
+
+    Raises:
+        UserError: the file is missing, or a row has no answer to its very query in it.
+    """
+    found = {(row["id"], row["query"]): row["answer"] for row in read_jsonl(path)}
+    missing = [row["id"] for row in rows if (row["id"], row["query"]) not in found]
+    if missing:
+        raise UserError(
+            f"{path}: no answer of the teacher to {len(missing)} of {len(rows)} rows (first: "
+            f"{', '.join(missing[:3])}); record them with `supertiny record --backend local` or "
+            "another backend, then run `dvc repro teacher`"
+        )
+    answers = [found[row["id"], row["query"]] for row in rows]
+    return [
+        CallError(answer["reason"]) if answer["call"] is None else call_from_json(answer["call"])
+        for answer in answers
+    ]
+
+
 def torch_answers(task: Task, model: Path, queries: Sequence[str], params: Evaluate) -> Answers:
     """What a trained PyTorch student answers."""
     from supertiny.student import TorchStudent
@@ -126,17 +147,18 @@ def write_results(
 ) -> dict[str, float]:
     """Score the answers, write every file of ``outputs``, and return the metrics.
 
-    A query that no student could read is scored as unparsable and named in a warning. The task's
-    own metrics, if it has any, stand among the others; see `task_metrics`.
+    A query that was not answered at all is scored as unparsable; a warning counts such queries and
+    names the first. The task's own metrics, if it has any, stand among the others; see `task_metrics`.
 
     Raises:
         UserError: the task's own metrics are not as `task_metrics` wants them.
     """
     values, predictions = metrics.score(task, rows, answers)
     values |= task_metrics(task, rows, predictions, taken=values.keys())
-    for row, answer in zip(rows, answers, strict=True):
-        if isinstance(answer, CallError):
-            print(f"warning: row {row['id']} counts as wrong: {answer}", file=sys.stderr)
+    unread = [(r["id"], a) for r, a in zip(rows, answers, strict=True) if isinstance(a, CallError)]
+    if unread:
+        first = "row {}: {}".format(*unread[0])
+        print(f"warning: {len(unread)} of {len(rows)} count as wrong; {first}", file=sys.stderr)
     wrong = [row for row in predictions if not row["exact"]]
     write_json(outputs.metrics, values)
     write_jsonl(outputs.predictions, predictions)

@@ -56,7 +56,8 @@ class Sources:
     """Where the numbers lie.
 
     `tables` are JSON files shown key by key under their titles; `parameters` are those with the key
-    ``parameters``, by the variant whose model it counts.
+    ``parameters``, by the variant whose model it counts; `curated` are the folders of the stage
+    `curate`, of its rows and of its metrics.
     """
 
     evaluations: Path
@@ -67,6 +68,7 @@ class Sources:
     loss: Path
     tables: Mapping[str, Path]
     parameters: Mapping[str, Path] = field(default_factory=dict)
+    curated: tuple[Path, Path] | None = None
 
 
 def read_variant(sources: Sources, name: str, benchmarked: bool) -> Variant:

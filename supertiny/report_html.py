@@ -40,6 +40,7 @@ from supertiny.report import (
     steps,
     wrong_answers,
 )
+from supertiny.report_teacher import read_quality
 from supertiny.task import Task
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -163,6 +164,7 @@ def render(
         funnels=[(funnel, funnel_plot(funnel)) for funnel in funnels],
         splits=SPLITS,
         counts=counts,
+        quality=read_quality(*sources.curated, params.seed) if sources.curated else None,
         loss=loss_plot(sources.loss),
         tables={title: flatten(read_json(path)) for title, path in sources.tables.items()},
         origin=base_model(sources),

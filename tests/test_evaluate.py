@@ -12,6 +12,7 @@ from supertiny.evaluate import (
     few_shot_answers,
     onnx_answers,
     read_queries,
+    recorded_answers,
     rule_answers,
     torch_answers,
     write_results,
@@ -51,7 +52,8 @@ def test_a_query_too_long_for_the_student_is_one_wrong_answer(taught_onnx, lamps
     (error,) = read_jsonl(outputs(tmp_path).errors)
     assert (error["id"], error["predicted"], error["answer"]) == ("long", None, "")
     assert error["reason"].startswith("unparsable: query too long")
-    assert "warning: row long counts as wrong: query too long" in capsys.readouterr().err
+    warned = f"warning: 1 of {len(rows)} count as wrong; row long: query too long"
+    assert warned in capsys.readouterr().err
 
 
 def test_an_untrained_model_is_scored_and_not_refused(tiny_model, lamps, tmp_path):
@@ -59,6 +61,30 @@ def test_an_untrained_model_is_scored_and_not_refused(tiny_model, lamps, tmp_pat
     values = write_results(lamps, ROWS, found, outputs(tmp_path))
     assert values["n"] == len(ROWS)
     assert len(read_jsonl(outputs(tmp_path).errors)) == len(ROWS)
+
+
+def test_recorded_answers_are_scored_as_a_variant(lamps, tmp_path):
+    path = tmp_path / "answers.jsonl"
+    given = [
+        {"id": r["id"], "query": r["query"], "answer": {"call": r["call"]}} for r in ROWS[::-1]
+    ]
+    given[0]["answer"] = {"call": None, "reason": "rejected: invalid"}  # to the last row
+    write_jsonl(path, given)
+    values = write_results(lamps, ROWS, recorded_answers(path, ROWS), outputs(tmp_path))
+    assert values["exact_match"] == round((len(ROWS) - 1) / len(ROWS), 6)
+    (error,) = read_jsonl(outputs(tmp_path).errors)
+    assert (error["id"], error["reason"]) == (ROWS[-1]["id"], "unparsable: rejected: invalid")
+
+
+def test_an_answer_to_another_text_is_no_answer(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    given = [{"id": r["id"], "query": r["query"], "answer": {"call": r["call"]}} for r in ROWS]
+    given[2]["query"] = "said otherwise"
+    write_jsonl(path, given)
+    with pytest.raises(
+        UserError, match=rf"no answer of the teacher to 1 of {len(ROWS)} .*\(first: q2"
+    ):
+        recorded_answers(path, ROWS)
 
 
 def test_rules_come_from_the_task_folder(tmp_path, monkeypatch, lamps):

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 
 from stages.report import SECTIONS
 from supertiny import svg
+from supertiny.curate import FUNNEL, GROUP_COLUMNS
 from supertiny.errors import UserError
 from supertiny.io import write_json, write_jsonl, write_tsv
 from supertiny.metrics import TOOL_COLUMNS, per_tool, score
@@ -26,6 +28,7 @@ from supertiny.report_html import (
     prepare_funnels,
     render,
 )
+from supertiny.report_teacher import read_quality
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"> & '"
 ON = {"name": "LightOn", "arguments": {}}
@@ -99,8 +102,33 @@ def sources(folder, wrong=MANY):
     )  # fmt: skip
 
 
+def curated(folder, asked=40):
+    """What the stage `curate` leaves: every second rewrite accepted, one text of it hostile."""
+    traces = [
+        {"style": ("polite", "typo")[n % 2], "command": f"dim the lamp to {n}", "id": f"{n}",
+         "call": {"name": "Dim", "arguments": {"brightness": n}}}
+        for n in range(asked)
+    ]  # fmt: skip
+    accepted = [{**t, "query": f"please <b>dim</b> it to {t['id']}"} for t in traces[::2]]
+    rejected = [
+        {**t, "text": "on", "gold": t["call"], "reason": "missing_number: 7"} for t in traces[1::2]
+    ]
+    write_jsonl(folder / "train.rewrites.jsonl", accepted)
+    write_jsonl(folder / "train.rejected.jsonl", rejected)
+    funnel = dict(zip(FUNNEL, (asked, 30, 25, 22, 20) if asked else [0] * 5, strict=True))
+    counts = {f"train_funnel_{name}": count for name, count in funnel.items()}
+    counts |= {f"dev_funnel_{name}": 0 for name in FUNNEL} | {"test_accepted": 12}
+    write_json(folder / "curate.json", counts)
+    write_tsv(
+        folder / "curate.tsv",
+        ["split", *GROUP_COLUMNS],
+        [["train", "style", "polite", 20, 20, 0, 0, "1.0000"]],
+    )
+    return folder, folder
+
+
 def page(lamps, folder, wrong=MANY):
-    found = sources(folder, wrong)
+    found = replace(sources(folder, wrong), curated=curated(folder / "curated"))
     write_json(folder / "bundle/lineage.json", {"inputs": {"train_queries": "ef" * 32}})
     (folder / "bundle/SHA256SUMS").write_text(f"{'cd' * 32}  model.onnx\n")
     lineage = Lineage(
@@ -108,6 +136,31 @@ def page(lamps, folder, wrong=MANY):
         folder / "bundle",
     )  # fmt: skip
     return render(lamps, variants(lamps, wrong), found, lineage, PARAMS)
+
+
+def test_rewrites_are_counted_at_every_step_and_shown_with_their_reasons(html):
+    text = Tree(html).text
+    assert "Rewrites of test commands were read by a person, who kept 12" in text
+    steps = [("asked for", 40, "100.0"), ("fits the function and the rules", 30, "75.0")]
+    for name, rows, share in steps:
+        line = html.split(f'<th scope="row">{name}</th>')[1].split("</tr>")[0]
+        assert f'<td class="number">{rows}</td>' in line and f"<span>{share}%</span>" in line
+    assert len(re.findall(r"please <b>dim</b> it to \d+", text)) == 20  # escaped, so still text
+    assert text.count("missing_number: 7") == 20 and "Dim(brightness=1)" in text
+
+
+def test_of_many_rewrites_some_are_drawn_the_same_each_time(tmp_path):
+    found = [read_quality(*curated(tmp_path, 200), seed=seed) for seed in (1, 1, 2)]
+    assert len(found[0].accepted) == len(found[0].rejected) == 30
+    assert found[0] == found[1] != found[2]
+    assert found[0].lengths == [("polite", 100, 5, 5)]
+
+
+def test_a_task_without_rewrites_has_no_such_section(lamps, tmp_path):
+    found = replace(sources(tmp_path), curated=curated(tmp_path / "curated", 0))
+    lineage = Lineage([], {}, tmp_path / "constraints.txt", [])
+    assert 'id="teacher"' not in render(lamps, variants(lamps), found, lineage, PARAMS)
+    assert 'id="teacher"' not in render(lamps, variants(lamps), sources(tmp_path), lineage, PARAMS)
 
 
 @pytest.fixture(scope="module")
