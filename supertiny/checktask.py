@@ -248,11 +248,12 @@ def _questions(recipe: Recipe | None, teacher: Teacher) -> Iterator[str]:
         return
     rows = {split: getattr(teacher, f"{split}_rows") for split in SPLITS}
     rewrites = min(teacher.styles_per_row, len(teacher.styles or recipe.styles)) * teacher.samples
-    each = rewrites * (1 + teacher.call_samples + ("judge" in recipe.steps))
+    judged = "judge" in recipe.steps and teacher.judge != "none"
+    each = rewrites * (1 + teacher.call_samples + judged)
     yield (
         f"`supertiny record` asks {teacher.model} at most {each} questions a row: {rewrites} "
         f"rewrites, for each {teacher.call_samples} blind calls"
-        + (" and a grade" if "judge" in recipe.steps else "")
+        + (" and a grade" if judged else "")
     )
     listing = ", ".join(f"{split} {count}" for split, count in rows.items())
     limits = f"{teacher.max_calls or 'no limit'} calls, {teacher.max_usd or 'no limit'} USD"

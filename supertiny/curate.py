@@ -56,7 +56,7 @@ def curate(
     Raises:
         UserError: a verifier is asked for that has not spoken.
     """
-    _check_verifiers(params, student)
+    _check_verifiers(params, student, traces)
     result = Curated()
     seen, unseen = NearDuplicates(params.max_similarity), NearDuplicates(params.max_similarity)
     known = {task.normalise(query) for query in commands}
@@ -202,7 +202,9 @@ def reason_counts(rejected: Sequence[Row]) -> dict[str, int]:
     return dict(sorted(Counter(row["reason"].split(":")[0] for row in rejected).items()))
 
 
-def _check_verifiers(params: Curate, student: Mapping[str, Any] | None) -> None:
+def _check_verifiers(
+    params: Curate, student: Mapping[str, Any] | None, traces: Sequence[Row]
+) -> None:
     if params.min_votes > len(set(params.verifiers)):
         raise UserError(
             f"curate.min_votes: found {params.min_votes}, but curate.verifiers names "
@@ -212,6 +214,12 @@ def _check_verifiers(params: Curate, student: Mapping[str, Any] | None) -> None:
         raise UserError(
             "curate.verifiers: found student, but there are no blind calls of a student; leave it "
             "out, or give them"
+        )
+    candidates = [trace for trace in traces if trace["status"] == "candidate"]
+    if "call" in params.verifiers and candidates and not any(t["calls"] for t in candidates):
+        raise UserError(
+            "curate.verifiers: found call, but the teacher made no blind call of any rewrite "
+            "(teacher.call_samples is 0); leave it out, or ask for them"
         )
 
 

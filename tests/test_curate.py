@@ -100,6 +100,8 @@ def test_any_two_of_three_verifiers_can_vouch():
 def test_impossible_verifiers_are_a_users_error():
     with pytest.raises(UserError, match="curate.min_votes: found 3"):
         run(trace(0), min_votes=3)
+    with pytest.raises(UserError, match="no blind call of any rewrite"):
+        run(trace(0, calls=()))
     with pytest.raises(UserError, match="no blind calls of a student"):
         run(trace(0), verifiers=("call", "student"))
 

@@ -167,6 +167,12 @@ def test_only_agreed_calls_are_judged_if_asked_for(tmp_path):
     assert "grade" not in {ask.request["function"]["name"] for ask in backend.asked}
 
 
+def test_calls_and_grades_can_be_left_out(tmp_path):
+    found, backend = traces(tmp_path, good, call_samples=0, judge="none")
+    assert {ask.request["function"]["name"] for ask in backend.asked} == {"say"}
+    assert all(trace["calls"] == [] and trace["grade"] is None for trace in found)
+
+
 def test_samples_of_a_step_are_different_questions(tmp_path):
     found, backend = traces(tmp_path, good, samples=3, call_samples=2)
     assert len(found) == 6 and all(len(trace["calls"]) == 2 for trace in found)

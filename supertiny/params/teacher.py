@@ -25,10 +25,11 @@ class Teacher:
         "take it in later asks nothing anew; empty: all"
     )
     samples: int = param("rewrites of a command in one style", ge=1)
-    call_samples: int = param("blind calls of one rewrite", ge=1)
+    call_samples: int = param("blind calls of one rewrite; inputs of test get one", ge=0)
     judge: str = param(
-        "all: every rewrite that passes the rules is graded; agreed: only if its call equals gold",
-        choices=("all", "agreed"),
+        "all: every rewrite that passes the rules is graded; agreed: only if its call equals gold; "
+        "none: none is",
+        choices=("all", "agreed", "none"),
     )
     base_url: str = param("where the server's /chat/completions is (backend openai)")
     answer_via: str = param(

@@ -102,7 +102,7 @@ def _behind(label: str, walk: _Walk, params: Teacher) -> int:
         return rewrites * params.call_samples
     if step == "judge":
         unsure = walk.missing[f"{split} call"] if params.judge == "agreed" else []
-        return rewrites + len(unsure) // params.call_samples
+        return rewrites + len(unsure) // max(1, params.call_samples)
     return 0
 
 

@@ -74,20 +74,24 @@ class Pipeline:
         """
         traces = self.rewrites(rows, label)
         candidates = [trace for trace in traces if trace["status"] == "candidate"]
-        calls = self.blind_calls([(t["text"], t["source_id"]) for t in candidates], f"{label} call")
+        texts = [(trace["text"], trace["source_id"]) for trace in candidates]
+        calls = self.blind_calls(texts, self.params.call_samples, f"{label} call")
         for trace, found in zip(candidates, calls, strict=True):
             trace["calls"] = found
-        if "judge" in self.recipe.steps:
+        if "judge" in self.recipe.steps and self.params.judge != "none":
             self._grade(candidates, f"{label} judge")
         return traces
 
-    def blind_calls(self, queries: Sequence[tuple[str, str]], label: str) -> list[list[Row]]:
-        """`call_samples` answers to each ``(query, id of the train row it must not be shown)``.
+    def blind_calls(
+        self, queries: Sequence[tuple[str, str]], count: int, label: str
+    ) -> list[list[Row]]:
+        """``count`` answers to each ``(query, id of the train row it must not be shown)``.
 
         An answer is ``{"call": ...}``, or ``{"call": None, "reason": ...}`` where there is no legal one.
         """
-        count = self.params.call_samples
-        items = self._call_items(queries)
+        if not count:
+            return [[] for _ in queries]
+        items = self._call_items(queries, count)
         outcomes = self._run("call", items, lambda _, found: self.read_call(found), label)
         answers = [
             {"call": outcome.value.to_json()}
@@ -98,17 +102,17 @@ class Pipeline:
         return [answers[at : at + count] for at in range(0, len(answers), count)]
 
     def call_asks(self, queries: Sequence[tuple[str, str]]) -> list[Ask]:
-        """What `blind_calls` asks first, before any repair."""
-        return self._asks(self.recipe.steps["call"], self._call_items(queries))
+        """What `blind_calls` asks first for one answer each, before any repair."""
+        return self._asks(self.recipe.steps["call"], self._call_items(queries, 1))
 
     def _asks(self, step: Step, items: Sequence[Item]) -> list[Ask]:
         return [Ask(step.request(self.params.model, i.values), i.sample) for i in items]
 
-    def _call_items(self, queries: Sequence[tuple[str, str]]) -> list[Item]:
+    def _call_items(self, queries: Sequence[tuple[str, str]], count: int) -> list[Item]:
         return [
             Item(self._call_values(query, hidden), sample)
             for query, hidden in queries
-            for sample in range(self.params.call_samples)
+            for sample in range(count)
         ]
 
     def rewrites(self, rows: Sequence[Row], label: str) -> list[Row]:

@@ -162,7 +162,7 @@ def ask_all(
     # No model may judge test rewrites, a person does: what they keep are inputs like the others.
     traces["test"] = pipeline.rewrites(chosen["test"], "test")
     asked = [*queries["test"], *kept_rewrites(traces["test"], review)]
-    calls = pipeline.blind_calls([(row["query"], "") for row in asked], "test answers")
+    calls = pipeline.blind_calls([(row["query"], "") for row in asked], 1, "test answers")
     answers = [
         {"id": row["id"], "query": row["query"], "answer": found[0]}
         for row, found in zip(asked, calls, strict=True)
