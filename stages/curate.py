@@ -19,6 +19,7 @@ from supertiny.curate import (
     curate,
     group_table,
     mix,
+    precision,
     reason_counts,
     student_calls,
     without_near_duplicates,
@@ -29,7 +30,7 @@ from supertiny.params.core import task_name
 from supertiny.params.curate import Curate
 from supertiny.stage import run_stage
 from supertiny.task import Task, load_task
-from supertiny.teacher.run import read_review
+from supertiny.teacher.run import READ, REVIEW, read_beside_recording
 
 QUERIES = Path("data/queries")
 TEACHER = Path("data/teacher")
@@ -44,7 +45,11 @@ def main(params: Curate) -> None:
         split: read_queries(QUERIES / f"{split}.jsonl", task) for split in ("train", "dev", "test")
     }
     queries = {split: [row["query"] for row in found] for split, found in rows.items()}
-    rewrites = {"test": apply_review(read_jsonl(TEACHER / "test.jsonl"), read_review(task.name))}
+    rewrites = {
+        "test": apply_review(
+            read_jsonl(TEACHER / "test.jsonl"), read_beside_recording(task.name, REVIEW)
+        )
+    }
     held_out = queries["test"] + [row["query"] for row in rewrites["test"]]
     metrics: dict[str, int] = {}
     tables: list[list[object]] = []
@@ -54,6 +59,9 @@ def main(params: Curate) -> None:
         result = curate(
             traces, task, params, commands=queries[split], held_out=held_out, student=student
         )
+        if split == "train":
+            read = read_beside_recording(task.name, READ)
+            metrics |= precision(traces, read, task, params, student)
         rewrites[split] = result.accepted
         held_out += queries[split] + [row["query"] for row in result.accepted]
         write_jsonl(OUT / f"{split}.rejected.jsonl", result.rejected + result.failed)

@@ -98,6 +98,35 @@ def votes(
     return found
 
 
+def precision(
+    traces: Sequence[Row],
+    read: Sequence[Row],
+    task: Task,
+    params: Curate,
+    student: Mapping[str, ToolCall | None] | None = None,
+) -> dict[str, int]:
+    """How far each verifier can be trusted, by rewrites that a person read.
+
+    Args:
+        read: ``{"id", "text", "right"}``: whether the text means the gold call of its trace. A text
+            that is no candidate (any more) does not count.
+
+    Returns:
+        ``read`` and ``read_right``; by verifier, and as ``accepted`` by enough of them, how many of
+        these it vouches for (``read_<name>``) and how many of those are right (``read_<name>_right``).
+    """
+    right = {_read(row): row["right"] for row in read}
+    known = [t for t in traces if t["status"] == "candidate" and _read(t) in right]
+    counts = Counter({"read": len(known), "read_right": sum(right[_read(t)] for t in known)})
+    for trace in known:
+        found = votes(trace, task, params, student)
+        found["accepted"] = sum(found.values()) >= params.min_votes
+        for name, vouches in found.items():
+            counts[f"read_{name}"] += vouches
+            counts[f"read_{name}_right"] += vouches and right[_read(trace)]
+    return dict(counts)
+
+
 def grade_of(trace: Row) -> int:
     """The lower of a trace's two grades, 1 to 5; 0 where it was not graded."""
     grade = trace["grade"] or {}

@@ -12,6 +12,7 @@ from supertiny.curate import (
     group_table,
     kept_rewrites,
     mix,
+    precision,
     reason_counts,
     votes,
     without_near_duplicates,
@@ -206,3 +207,21 @@ def test_a_command_like_a_held_out_rewrite_is_left_out():
     rows = [row("1", "put the kitchen lamp at 40"), row("2", "is the side gate open")]
     found = without_near_duplicates(rows, ["please put kitchen lamp at 40 now"], 0.6)
     assert [r["id"] for r in found] == ["2"]
+
+
+# -- how far a verifier can be trusted
+
+
+def test_precision_is_that_of_the_rewrites_a_person_read():
+    traces = [trace(0), trace(1, calls=(OTHER,)), trace(2), trace(3, faithful=1)]
+    read = [{"id": t["id"], "text": t["text"], "right": n != 0} for n, t in enumerate(traces)]
+    stale = {"id": traces[0]["id"], "text": "another text", "right": True}
+    found = precision(traces, [*read, stale], HOME, dataclasses.replace(PARAMS, min_votes=1))
+    assert found == {
+        "read": 4, "read_right": 3,
+        "read_call": 3, "read_call_right": 2,  # of 0, 2, 3
+        "read_judge": 3, "read_judge_right": 2,  # of 0, 1, 2
+        "read_accepted": 4, "read_accepted_right": 3,
+    }  # fmt: skip
+    both = precision(traces, read, HOME, dataclasses.replace(PARAMS, min_votes=2))
+    assert (both["read_accepted"], both["read_accepted_right"]) == (2, 1)

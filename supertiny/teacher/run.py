@@ -26,7 +26,8 @@ SPLITS = ("train", "dev", "test")
 QUERIES = Path("data/queries")
 RECORDINGS = Path("data/recordings")
 COMMANDS = "commands.jsonl"  # beside a recording: the rows of train that the LLM is shown
-REVIEW = "review.jsonl"  # beside a recording: decisions on the test rewrites
+# Beside a recording: decisions on the test rewrites, and which rewrites of train are right.
+REVIEW, READ = "review.jsonl", "read.jsonl"
 _MOST_COMMANDS = 8000
 _KEPT = ("id", "query", "call", "source", "slices")
 
@@ -79,7 +80,7 @@ def teach(
     """
     if params.backend == "none":
         return Taught({split: [] for split in SPLITS}, [])
-    asker, review = _open(params, recording, live), read_review(task.name)
+    asker, review = _open(params, recording, live), read_beside_recording(task.name, REVIEW)
     return _run(task, params, load_recipe(task), queries, asker, review)
 
 
@@ -101,7 +102,7 @@ def record(
     commands = [{key: row[key] for key in _KEPT} for row in queries["train"]]
     write_jsonl(recording.with_name(COMMANDS), commands)
     asker = _open(params, recording, live)
-    _run(task, params, recipe, queries, asker, read_review(task.name))
+    _run(task, params, recipe, queries, asker, read_beside_recording(task.name, REVIEW))
     rows = [*iter_recording(recording)] if recording.exists() else []
     rows += iter_live(live, []) if live.exists() else []
     used = [row for row in rows if row["key"] in asker.used]
@@ -109,13 +110,13 @@ def record(
     return _card(task, params, recipe, list(iter_recording(recording)))
 
 
-def read_review(task: str) -> list[Row]:
-    """The decisions on the test rewrites of a task's recording; none where nobody has read them yet.
+def read_beside_recording(task: str, name: str) -> list[Row]:
+    """What a person wrote down beside a task's recording, `REVIEW` or `READ`; nothing if not yet.
 
     Raises:
         UserError: the file is damaged.
     """
-    path = RECORDINGS / task / REVIEW
+    path = RECORDINGS / task / name
     return read_jsonl(path) if path.is_file() else []
 
 
