@@ -119,6 +119,13 @@ def _parser() -> argparse.ArgumentParser:
         "SUPERTINY_TEACHER_KEY.",
     )
     record.add_argument("--backend", choices=("openai", "local"), required=True)
+    record.add_argument(
+        "--time",
+        type=int,
+        default=0,
+        metavar="N",
+        help="then ask N blind calls of dev one at a time, for the latency in card.json",
+    )
     record.set_defaults(run=_record)
     plan = commands.add_parser(
         "plan",
@@ -263,7 +270,7 @@ def _record(arguments: argparse.Namespace) -> int:
     params = replace(core.load(Teacher), backend=arguments.backend)
     queries, recording, live = inputs(task)
     try:
-        card = record(task, params, queries, recording, live)
+        card = record(task, params, queries, recording, live, arguments.time)
     except Stopped as stopped:
         print(f"record {stopped}", file=sys.stderr)
         return stopped.code

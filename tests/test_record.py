@@ -205,13 +205,28 @@ def test_sigint_exits_130_with_a_sentence_and_keeps_what_it_has(project):
     assert process.returncode == 130
     assert "interrupted. Every finished answer is kept: run the same command again" in errors
     stopped = len(server.requests)
+    kept, before = recorded(folder), expected_requests()
+    assert before < len(kept) and len(kept) <= before + stopped - begun
     run(folder, *RECORD)
     assert len(server.requests) - begun == 72 and stopped - begun < 72
 
 
+def recorded(folder):
+    path = folder / "data" / "recordings" / "home" / "rows.jsonl.gz"
+    return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+
+
+def test_calls_are_timed_one_at_a_time_and_not_kept(project):
+    folder, server = project
+    begun, kept = len(server.requests), recorded(folder)
+    run(folder, *RECORD, "--time", "2")
+    assert len(server.requests) == begun + 2 and recorded(folder) == kept
+    card = json.loads((folder / "data/recordings/home/card.json").read_text())
+    assert len(card["latency_ms"]) == 2 and min(card["latency_ms"]) >= 10  # the server's delay
+
+
 def test_the_recording_holds_what_the_run_used_and_nothing_else(project):
     folder, _ = project
-    path = folder / "data" / "recordings" / "home" / "rows.jsonl.gz"
-    rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    rows = recorded(folder)
     assert len(rows) == expected_requests() < len(live_asks(folder))
     assert [row["key"] for row in rows] == sorted(row["key"] for row in rows)

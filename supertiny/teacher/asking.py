@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -84,6 +85,29 @@ class Asker:
         if missing:
             self._runner.run(_Round(self, missing, len(unique), label).run())
         return {key: self._answer(key) for key in unique}
+
+    def time(self, asks: Sequence[Ask]) -> list[float]:
+        """Seconds that each question takes when it is asked alone; no answer is kept.
+
+        Within the limits, and without a second attempt.
+
+        Raises:
+            Stopped: a limit was reached, or a question got no answer.
+        """
+        return self._runner.run(self._time(asks))
+
+    async def _time(self, asks: Sequence[Ask]) -> list[float]:
+        seconds = []
+        for ask in asks:
+            try:
+                reservation = await self.limits.reserve(ask)
+                started = perf_counter()
+                response = await self.backend.complete(ask)
+            except (LimitReached, CallFailed) as error:
+                raise Stopped(str(error), STOPPED_CODE) from None
+            seconds.append(perf_counter() - started)
+            self.limits.settle(reservation, usage_of(response))
+        return seconds
 
     def close(self) -> None:
         """Close the backend and sync the store."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,9 @@ def teach(
     """
     if params.backend == "none":
         return Taught({split: [] for split in SPLITS}, [])
-    asker, review = _open(params, recording, live), read_beside_recording(task.name, REVIEW)
-    return _run(task, params, load_recipe(task), queries, asker, review)
+    with _asking(params, recording, live) as asker:
+        pipeline = Pipeline(task, load_recipe(task), params, asker, queries["train"])
+        return ask_all(pipeline, queries, read_beside_recording(task.name, REVIEW))
 
 
 def record(
@@ -90,24 +92,39 @@ def record(
     queries: Mapping[str, Sequence[Row]],
     recording: Path,
     live: Path,
+    timed: int = 0,
 ) -> Row:
-    """Run the teacher live, then write the rows it used to ``recording``; errors as in `teach`.
+    """Run the teacher live and write the rows it used to ``recording``; errors as in `teach`.
 
-    The rows of train are written beside it before anything is asked, see `inputs`.
+    The rows of train are written beside it before anything is asked, see `inputs`. A run that is
+    stopped adds what it has, so that it can be gone on with elsewhere; one that comes to its end
+    leaves nothing in the recording but what it used.
+
+    Args:
+        timed: blind calls of dev that are asked one at a time, and again, for their latency.
 
     Returns:
-        What a reader of the recording wants to know of it: model, hash of the prompts, counts.
+        What a reader of the recording wants to know of it: model, hash of the prompts, counts, and
+        ``latency_ms`` of the timed calls.
     """
     recipe = load_recipe(task)
     commands = [{key: row[key] for key in _KEPT} for row in queries["train"]]
     write_jsonl(recording.with_name(COMMANDS), commands)
-    asker = _open(params, recording, live)
-    _run(task, params, recipe, queries, asker, read_beside_recording(task.name, REVIEW))
-    rows = [*iter_recording(recording)] if recording.exists() else []
-    rows += iter_live(live, []) if live.exists() else []
-    used = [row for row in rows if row["key"] in asker.used]
-    write_recording(recording, used)
-    return _card(task, params, recipe, list(iter_recording(recording)))
+    with _asking(params, recording, live) as asker:
+        pipeline = Pipeline(task, recipe, params, asker, queries["train"])
+        before = list(iter_recording(recording)) if recording.exists() else []
+        unused = before
+        try:
+            ask_all(pipeline, queries, read_beside_recording(task.name, REVIEW))
+            asks = pipeline.call_asks([(row["query"], "") for row in queries["dev"][:timed]])
+            latency_ms = [round(1000 * seconds) for seconds in asker.time(asks)]
+            unused = []
+        finally:
+            rows = [*before, *iter_live(live, [])] if live.exists() else before
+            used = [row for row in rows if row["key"] in asker.used]
+            write_recording(recording, [*unused, *used])
+    card = _card(task, params, recipe, list(iter_recording(recording)))
+    return {**card, "latency_ms": latency_ms}
 
 
 def read_beside_recording(task: str, name: str) -> list[Row]:
@@ -120,26 +137,18 @@ def read_beside_recording(task: str, name: str) -> list[Row]:
     return read_jsonl(path) if path.is_file() else []
 
 
-def _open(params: Teacher, recording: Path, live: Path | None) -> Asker:
+@contextmanager
+def _asking(params: Teacher, recording: Path, live: Path | None) -> Iterator[Asker]:
+    """An asker that is closed at the end; Ctrl-C is a way to be stopped."""
     replay = params.backend == "replay"
     # Replay reads what is committed and nothing else, or it would pass here and fail elsewhere.
     recordings = [recording] if replay or recording.exists() else []
     store = RowStore(None if replay else live, recordings)
     for problem in store.problems:
         print(problem)
-    return Asker(make_backend(params), store, Limits(params), replay=replay)
-
-
-def _run(
-    task: Task,
-    params: Teacher,
-    recipe: Recipe,
-    queries: Mapping[str, Sequence[Row]],
-    asker: Asker,
-    review: Sequence[Row],
-) -> Taught:
+    asker = Asker(make_backend(params), store, Limits(params), replay=replay)
     try:
-        return ask_all(Pipeline(task, recipe, params, asker, queries["train"]), queries, review)
+        yield asker
     except KeyboardInterrupt:
         raise Stopped("interrupted", INTERRUPTED_CODE) from None
     finally:
