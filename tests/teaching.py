@@ -37,6 +37,8 @@ def params(**changes: Any) -> Teacher:
     quick = {
         "backend": "openai",
         "styles": (),
+        "call_samples": 1,
+        "judge": "all",
         "backoff_s": 0.02,
         "timeout_s": 20.0,
         "max_attempts": 3,

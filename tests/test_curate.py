@@ -23,7 +23,7 @@ from supertiny.params.curate import Curate
 from supertiny.task import load_task
 
 HOME = load_task("home")
-PARAMS = core.load(Curate)
+PARAMS = dataclasses.replace(core.load(Curate), verifiers=("call", "judge"), min_votes=2)
 GOLD = {"name": "HassSetPosition", "arguments": {"name": "den blinds", "position": 30}}
 OTHER = {"name": "HassSetPosition", "arguments": {"name": "den blinds", "position": 31}}
 TEXTS = ["den blinds down a bit to thirty", "I would rather have 30 on those den blinds",

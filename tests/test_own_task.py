@@ -1,6 +1,7 @@
 """A new task from the template is sound; what one breaks in it is named, all at once."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -34,7 +35,8 @@ def edit(path, old, new):
 
 
 def check(folder):
-    return check_task(folder.name, PARAMS["prepare"], PARAMS["teacher"], folder.parent)
+    teacher = replace(PARAMS["teacher"], styles=(), call_samples=1, judge="all")
+    return check_task(folder.name, PARAMS["prepare"], teacher, folder.parent)
 
 
 def test_a_new_task_asks_for_its_description_and_licence_and_nothing_else(tmp_path, monkeypatch):
@@ -50,7 +52,7 @@ def test_a_sound_task_is_told_its_splits_and_questions(folder):
     assert (found.problems, found.notes) == ([], [])
     text = render(folder.name, found)
     assert "at most 10 rows for test (no_call 2, refund 2, route 4, track 2)" in text
-    assert "at most 9 questions a row: 3 rewrites, for each 1 blind calls and a grade" in text
+    assert "at most 6 questions a row: 2 rewrites, for each 1 blind calls and a grade" in text
 
 
 def test_the_profile_of_a_new_task_is_legal(folder, tmp_path):

@@ -69,7 +69,8 @@ def project(tmp_path_factory):
 def set_teacher(folder, **values):
     path = folder / "params.yaml"
     params = yaml.safe_load(path.read_text())
-    params["teacher"] |= {"train_rows": 16, "dev_rows": 8, "test_rows": 8, "styles": [], **values}
+    params["teacher"] |= {"train_rows": 16, "dev_rows": 8, "test_rows": 8, "styles": []}
+    params["teacher"] |= {"call_samples": 1, "judge": "all", **values}
     path.write_text(yaml.safe_dump(params))
 
 
