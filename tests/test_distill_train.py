@@ -349,22 +349,21 @@ def test_a_run_killed_after_a_checkpoint_ends_with_the_same_weights(
     assert not re.search(r"(?<!\d)1/16", resumed.stderr), "it began anew"
 
 
-def test_two_processes_take_the_steps_of_one(prepared, undisturbed, tmp_path):
-    folder = shutil.copytree(prepared, tmp_path / "project")
-    set_param(folder, "distill", "num_processes", 2)
-    run_stage(folder, "distill")
-    for found, wanted in zip(read_tsv(folder / CURVE), read_tsv(undisturbed / CURVE), strict=True):
+def test_two_processes_take_the_steps_of_one(prepared, tmp_path):
+    """In fp32: bf16, where the processor has it, rounds the halves of a batch otherwise."""
+    two, one = (shutil.copytree(prepared, tmp_path / str(count)) for count in (2, 1))
+    for folder, count in ((two, 2), (one, 1)):
+        set_param(folder, "distill", "precision", "fp32")
+        set_param(folder, "distill", "num_processes", count)
+        run_stage(folder, "distill")
+    for found, wanted in zip(read_tsv(two / CURVE), read_tsv(one / CURVE), strict=True):
         for key, value in wanted.items():
             assert float(found[key]) == pytest.approx(float(value), abs=1e-3), key
-    models = [
-        AutoModelForCausalLM.from_pretrained(place / "models/tiny")
-        for place in (folder, undisturbed)
-    ]
+    models = [AutoModelForCausalLM.from_pretrained(place / "models/tiny") for place in (two, one)]
     for found, wanted in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-3)
     metrics = [
-        json.loads((place / "metrics/train/distill.json").read_text())
-        for place in (folder, undisturbed)
+        json.loads((place / "metrics/train/distill.json").read_text()) for place in (two, one)
     ]
     assert metrics[0]["parameters"] == metrics[1]["parameters"]
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -183,12 +182,16 @@ def test_lora_is_merged_into_a_plain_model(project):
     )
 
 
-def test_two_processes_take_the_steps_of_one(project, undisturbed):
-    set_param(project, "sft", "num_processes", 2)
-    run_stage(project, "sft")
-    curve = Path("metrics/train/sft_loss.tsv")
-    pairs = zip(read_tsv(project / curve), read_tsv(undisturbed[0] / curve), strict=True)
-    for found, wanted in pairs:
+def test_two_processes_take_the_steps_of_one(prepared, tmp_path):
+    """In fp32: bf16, where the processor has it, rounds the halves of a batch otherwise."""
+    curves = []
+    for count in (2, 1):
+        folder = shutil.copytree(prepared, tmp_path / str(count))
+        set_param(folder, "sft", "precision", "fp32")
+        set_param(folder, "sft", "num_processes", count)
+        run_stage(folder, "sft")
+        curves.append(read_tsv(folder / "metrics/train/sft_loss.tsv"))
+    for found, wanted in zip(*curves, strict=True):
         for key, value in wanted.items():
             assert float(found[key]) == pytest.approx(float(value), abs=1e-3), key
 
