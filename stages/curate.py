@@ -56,8 +56,9 @@ def main(params: Curate) -> None:
     for split in ("dev", "train"):  # dev first: train must hold nothing of it
         traces = read_jsonl(TEACHER / f"{split}.jsonl")
         student = _student_calls(traces, task, params)
+        unseen = held_out + (queries["train"] if split == "dev" else [])
         result = curate(
-            traces, task, params, commands=queries[split], held_out=held_out, student=student
+            traces, task, params, commands=queries[split], held_out=unseen, student=student
         )
         if split == "train":
             read = read_beside_recording(task.name, READ)
@@ -70,10 +71,11 @@ def main(params: Curate) -> None:
         tables += [[split, *row] for row in group_table(traces, result)]
     for split, found in rewrites.items():
         write_jsonl(OUT / f"{split}.rewrites.jsonl", found)
-        metrics[f"{split}_accepted"] = len(found)
-    unseen = [row["query"] for split in ("test", "dev") for row in rewrites[split]]
-    apart = without_near_duplicates(rows["train"], unseen, params.max_similarity)
-    metrics["train_commands_like_held_out_rewrites"] = len(rows["train"]) - len(apart)
+    metrics["test_accepted"] = len(rewrites["test"])
+    # Those of dev are no near-duplicates of train, or they would not have been accepted.
+    reviewed = [row["query"] for row in rewrites["test"]]
+    apart = without_near_duplicates(rows["train"], reviewed, params.max_similarity)
+    metrics["train_commands_like_test_rewrites"] = len(rows["train"]) - len(apart)
     mixed = mix(apart, rewrites["train"], params.rewrite_share)
     metrics["train_rows"] = len(mixed)
     write_jsonl(OUT / "train.jsonl", mixed)
@@ -83,9 +85,9 @@ def main(params: Curate) -> None:
 
 def _student_calls(
     traces: Sequence[dict[str, Any]], task: Task, params: Curate
-) -> dict[str, ToolCall | None] | None:
+) -> dict[str, ToolCall | None]:
     if "student" not in params.verifiers or not traces:
-        return None if traces else {}
+        return {}
     return student_calls(traces, task, STUDENT, params.max_new_tokens, params.batch_size)
 
 

@@ -116,7 +116,7 @@ def precision(
         these it vouches for (``read_<name>``) and how many of those are right (``read_<name>_right``).
     """
     right = {_read(row): row["right"] for row in read}
-    known = [t for t in traces if t["status"] == "candidate" and _read(t) in right]
+    known = [trace for trace in _candidates(traces) if _read(trace) in right]
     counts = Counter({"read": len(known), "read_right": sum(right[_read(t)] for t in known)})
     for trace in known:
         found = votes(trace, task, params, student)
@@ -142,7 +142,7 @@ def apply_review(traces: Sequence[Row], decisions: Sequence[Row]) -> list[Row]:
     Raises:
         UserError: a candidate without a decision, or a decision without a candidate.
     """
-    candidates = {_read(trace) for trace in traces if trace["status"] == "candidate"}
+    candidates = set(map(_read, _candidates(traces)))
     decided = {_read(decision) for decision in decisions}
     undecided, unknown = candidates - decided, decided - candidates
     if undecided or unknown or len(decided) != len(decisions):
@@ -158,9 +158,13 @@ def apply_review(traces: Sequence[Row], decisions: Sequence[Row]) -> list[Row]:
 def kept_rewrites(traces: Sequence[Row], decisions: Sequence[Row]) -> list[Row]:
     """Test rows of the candidates that a decision keeps; others, decided or not, give none."""
     kept = {_read(d): d.get("query", d["text"]) for d in decisions if d["keep"]}
-    found = [t for t in traces if t["status"] == "candidate" and _read(t) in kept]
+    found = [trace for trace in _candidates(traces) if _read(trace) in kept]
     by_id = sorted(found, key=lambda trace: trace["id"])
     return [_sft_row({**trace, "text": kept[_read(trace)]}) for trace in by_id]
+
+
+def _candidates(traces: Sequence[Row]) -> list[Row]:
+    return [trace for trace in traces if trace["status"] == "candidate"]
 
 
 def _read(row: Row) -> tuple[str, str]:
@@ -196,7 +200,7 @@ def student_calls(
     """A trained student's blind call of each candidate by trace id; None where it is no legal call."""
     from supertiny.student import TorchStudent
 
-    candidates = [trace for trace in traces if trace["status"] == "candidate"]
+    candidates = _candidates(traces)
     student = TorchStudent(model, task)
     texts = [trace["text"] for trace in candidates]
     found: dict[str, ToolCall | None] = {}
@@ -244,7 +248,7 @@ def _check_verifiers(
             "curate.verifiers: found student, but there are no blind calls of a student; leave it "
             "out, or give them"
         )
-    candidates = [trace for trace in traces if trace["status"] == "candidate"]
+    candidates = _candidates(traces)
     if "call" in params.verifiers and candidates and not any(t["calls"] for t in candidates):
         raise UserError(
             "curate.verifiers: found call, but the teacher made no blind call of any rewrite "
@@ -316,7 +320,7 @@ def _pairs(trace: Row, task: Task, params: Curate, *, accepted: bool) -> list[Ro
 
 def _funnel(traces: Sequence[Row], result: Curated, task: Task, params: Curate) -> dict[str, int]:
     """Rows left after each step, in the order of `FUNNEL`; a later step counts within the earlier."""
-    valid = [trace for trace in traces if trace["status"] == "candidate"]
+    valid = _candidates(traces)
     equal = [trace for trace in valid if agrees(trace, task)]
     judged = [trace for trace in equal if grade_of(trace) >= params.min_grade]
     counts = (traces, valid, equal, judged, result.accepted)

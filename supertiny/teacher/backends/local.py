@@ -70,9 +70,8 @@ class LocalBackend:
             await asyncio.sleep(_GATHER_S)
             # A batch shares its system prompt, which is computed once, and pads to the longest.
             self._waiting.sort(key=lambda waiting: _system_and_length(waiting[0]))
-            system = _system_and_length(self._waiting[0][0])[0]
-            count = sum(_system_and_length(ask)[0] == system for ask, _ in self._waiting)
-            count = min(count, self.batch_size)
+            systems = [ask.messages[0]["content"] for ask, _ in self._waiting]
+            count = min(systems.count(systems[0]), self.batch_size)
             batch, self._waiting = self._waiting[:count], self._waiting[count:]
             asks = [ask for ask, _ in batch]
             try:
