@@ -17,6 +17,7 @@ from supertiny.task import load_task
 
 METRICS = Path("metrics")
 QUERIES = Path("data/queries")
+CURATED = Path("data/curated")
 
 
 def main(params: Bundle) -> None:
@@ -37,6 +38,8 @@ def main(params: Bundle) -> None:
             "base": Path("models/base/SOURCE.json"),
             "base_weights": Path("models/base/model.safetensors"),
             **{f"{split}_queries": QUERIES / f"{split}.jsonl" for split in SPLITS},
+            "curated_train": CURATED / "train.jsonl",
+            "test_rewrites": CURATED / "test.rewrites.jsonl",
         },
         calibration=Path("models/confidence") / CONFIDENCE_FILE,
     )

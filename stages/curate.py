@@ -2,7 +2,7 @@
 what students learn from: accepted rewrites and commands.
 
 Limits: a verifier can only vouch for what it understands, so rows that every verifier finds hard are
-lost; test rewrites are a person's decisions (data/recordings), never a model's.
+lost; test rewrites are a person's decisions (review.jsonl of the task), never a model's.
 
     dvc repro curate        (or: python -m stages.curate)
 """
@@ -22,15 +22,14 @@ from supertiny.curate import (
     precision,
     reason_counts,
     student_calls,
-    without_near_duplicates,
 )
-from supertiny.evaluate import read_queries
 from supertiny.io import read_jsonl, write_json, write_jsonl, write_tsv
 from supertiny.params.core import task_name
 from supertiny.params.curate import Curate
+from supertiny.queries import read_queries
+from supertiny.review import READ, REVIEW, decisions
 from supertiny.stage import run_stage
 from supertiny.task import Task, load_task
-from supertiny.teacher.run import READ, REVIEW, read_beside_recording
 
 QUERIES = Path("data/queries")
 TEACHER = Path("data/teacher")
@@ -45,11 +44,7 @@ def main(params: Curate) -> None:
         split: read_queries(QUERIES / f"{split}.jsonl", task) for split in ("train", "dev", "test")
     }
     queries = {split: [row["query"] for row in found] for split, found in rows.items()}
-    rewrites = {
-        "test": apply_review(
-            read_jsonl(TEACHER / "test.jsonl"), read_beside_recording(task.name, REVIEW)
-        )
-    }
+    rewrites = {"test": apply_review(read_jsonl(TEACHER / "test.jsonl"), decisions(task, REVIEW))}
     held_out = queries["test"] + [row["query"] for row in rewrites["test"]]
     metrics: dict[str, int] = {}
     tables: list[list[object]] = []
@@ -61,7 +56,7 @@ def main(params: Curate) -> None:
             traces, task, params, commands=queries[split], held_out=unseen, student=student
         )
         if split == "train":
-            read = read_beside_recording(task.name, READ)
+            read = decisions(task, READ)
             metrics |= precision(traces, read, task, params, student)
         rewrites[split] = result.accepted
         held_out += queries[split] + [row["query"] for row in result.accepted]
@@ -72,11 +67,7 @@ def main(params: Curate) -> None:
     for split, found in rewrites.items():
         write_jsonl(OUT / f"{split}.rewrites.jsonl", found)
     metrics["test_accepted"] = len(rewrites["test"])
-    # Those of dev are no near-duplicates of train, or they would not have been accepted.
-    reviewed = [row["query"] for row in rewrites["test"]]
-    apart = without_near_duplicates(rows["train"], reviewed, params.max_similarity)
-    metrics["train_commands_like_test_rewrites"] = len(rows["train"]) - len(apart)
-    mixed = mix(apart, rewrites["train"], params.rewrite_share)
+    mixed = mix(rows["train"], rewrites["train"], params.rewrite_share)
     metrics["train_rows"] = len(mixed)
     write_jsonl(OUT / "train.jsonl", mixed)
     write_json("metrics/curate.json", metrics)

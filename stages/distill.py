@@ -47,7 +47,7 @@ def _lessons() -> Lessons:
         teacher=Path(captured.teacher),
         logits=LOGITS,
         k=captured.k,
-        rows=read_jsonl("data/queries/train.jsonl"),
+        rows=read_jsonl("data/curated/train.jsonl"),
         task=load_task(task_name()),
     )
 

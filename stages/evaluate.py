@@ -5,7 +5,7 @@ Right means equivalent to the gold call (`supertiny.calls.canonical`); no partia
 numbers hold for inputs like those; the untrained `base` is shown the tools and a few examples and
 could do better with more prompt work; answers are greedy, those of PyTorch unconstrained.
 
-    python -m stages.evaluate VARIANT   # rules, base, teacher, sft, rl, pruned, tiny, fp32, int8, int4
+    python -m stages.evaluate VARIANT   # rules, base, teacher, gold, sft, rl, pruned, tiny, fp32, int8, int4
 """
 
 from pathlib import Path
@@ -16,21 +16,24 @@ from supertiny.evaluate import (
     Outputs,
     few_shot_answers,
     onnx_answers,
-    read_queries,
     recorded_answers,
     rule_answers,
     torch_answers,
+    write_absent,
     write_results,
 )
+from supertiny.io import read_jsonl
 from supertiny.params.core import task_name
 from supertiny.params.evaluate import Evaluate
+from supertiny.queries import read_queries
 from supertiny.stage import one_argument, run_stage
 from supertiny.task import Task, load_task
 
 QUERIES = Path("data/queries")
+REWRITES = Path("data/curated/test.rewrites.jsonl")  # those that a person kept
 TEACHER = Path("data/teacher/answers.jsonl")
 MODELS = Path("models")
-TORCH = ("sft", "rl", "pruned", "tiny")
+TORCH = ("gold", "sft", "rl", "pruned", "tiny")
 ONNX = ("fp32", "int8", "int4")
 VARIANTS = ("rules", "base", "teacher", *TORCH, *ONNX)
 
@@ -38,11 +41,15 @@ VARIANTS = ("rules", "base", "teacher", *TORCH, *ONNX)
 def main(params: Evaluate) -> None:
     variant = one_argument(VARIANTS, "the variants")
     task = load_task(task_name())
-    rows = read_queries(QUERIES / "test.jsonl", task)
-    answers = _answers(variant, task, rows, params)
+    rows = [*read_queries(QUERIES / "test.jsonl", task), *read_jsonl(REWRITES)]
     outputs = Outputs.of(
         variant, Path("metrics/eval") / task.name, Path("reports/plots") / task.name
     )
+    if variant == "teacher" and not read_jsonl(TEACHER):
+        write_absent(outputs)
+        print("teacher: this task has none")
+        return
+    answers = _answers(variant, task, rows, params)
     values = write_results(task, rows, answers, outputs)
     print(
         f"{variant}: exact match {values['exact_match']:.2%} "

@@ -19,7 +19,7 @@ def main(params: Logits) -> None:
     """Write data/logits/train.safetensors and metrics/train/logits.json."""
     metrics = capture(
         teacher=Path(params.teacher),
-        rows=read_jsonl("data/queries/train.jsonl"),
+        rows=read_jsonl("data/curated/train.jsonl"),
         task=load_task(task_name()),
         params=params,
         out=Path("data/logits/train.safetensors"),

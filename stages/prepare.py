@@ -12,6 +12,7 @@ from supertiny.io import write_json, write_jsonl
 from supertiny.params.core import task_name
 from supertiny.params.prepare import Prepare
 from supertiny.prepare import describe, draw_splits, leakage
+from supertiny.review import REVIEW, decisions, kept_texts
 from supertiny.stage import run_stage
 from supertiny.task import load_task
 
@@ -21,8 +22,9 @@ OUT = Path("data/queries")
 def main(params: Prepare) -> None:
     """Write data/queries/{train,dev,test}.jsonl and metrics/prepare.json."""
     task = load_task(task_name())
-    splits, refused = draw_splits(task.module("gold").load(params), task, params)
-    leaks = leakage(splits, params.max_similarity)
+    rewrites = list(kept_texts(decisions(task, REVIEW)).values())
+    splits, refused = draw_splits(task.module("gold").load(params), task, params, rewrites)
+    leaks = leakage(splits, params.max_similarity, rewrites)
     found = {key: value for key, value in leaks.items() if key.startswith("leak_") and value}
     if found:
         raise UserError(f"test or dev leaks into train: {found}; the task's source broke a split")

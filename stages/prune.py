@@ -17,13 +17,18 @@ from supertiny.stage import run_stage
 from supertiny.task import load_task
 
 QUERIES = Path("data/queries")
+ROWS = {
+    "train": Path("data/curated/train.jsonl"),
+    "dev": QUERIES / "dev.jsonl",
+    "test": QUERIES / "test.jsonl",
+}
 
 
 def main(params: Prune) -> None:
     """Write models/pruned, metrics/prune.json, the search's table and the layers' influence."""
     result = prune(
         source=Path("models/rl"),
-        queries={name: read_jsonl(QUERIES / f"{name}.jsonl") for name in ("train", "dev", "test")},
+        queries={name: read_jsonl(path) for name, path in ROWS.items()},
         task=load_task(task_name()),
         params=params,
         out=Path("models/pruned"),

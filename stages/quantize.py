@@ -40,7 +40,7 @@ def main(params: Quantize) -> None:
     if variant == "int4":
         keep = most_sensitive(losses, params.keep_int8)
         if params.method != "rtn":
-            train = spread(read_jsonl(QUERIES / "train.jsonl"), params.calibration_rows)
+            train = spread(read_jsonl("data/curated/train.jsonl"), params.calibration_rows)
             learned = calibrated(SOURCE, encode(SOURCE, train, task), params)
     out = Path("models/onnx") / variant
     quantize_onnx(SOURCE, task, out, variant, params, learned, frozenset(keep))

@@ -36,12 +36,12 @@ METRICS = Path("metrics")
 CONSTRAINTS = Path("constraints.txt")
 # Those of the graph's stages: a param shown must be a param of this stage in dvc.yaml.
 SECTIONS = (
-    "fetch", "prepare", "sft", "rl", "logits", "prune", "distill", "export", "quantize", "evaluate",
-    "benchmark", "divergence", "confidence", "gate", "bundle", "report",
+    "fetch", "prepare", "teacher", "curate", "sft", "rl", "logits", "prune", "distill", "export",
+    "quantize", "evaluate", "benchmark", "divergence", "confidence", "gate", "bundle", "report",
 )  # fmt: skip
-_STUDENT, _PRUNED = METRICS / "train" / "sft.json", METRICS / "prune.json"
+_STUDENT, _PRUNED = METRICS / "train" / "gold.json", METRICS / "prune.json"
 PARAMETERS = {
-    **dict.fromkeys(("base", "sft", "rl"), _STUDENT),
+    **dict.fromkeys(("base", "gold", "sft", "rl"), _STUDENT),
     **dict.fromkeys(("pruned", "tiny", "fp32", "int8", "int4"), _PRUNED),
 }
 COMMANDS = ("dvc repro          # everything, from the base weights to this report", "dvc pull")
@@ -58,9 +58,11 @@ def main(params: Report) -> None:
         queries=Path("data/queries"),
         prepare=METRICS / "prepare.json",
         origin=Path("models/base/SOURCE.json"),
-        loss=METRICS / "train" / "sft_loss.tsv",
+        loss=METRICS / "train" / "gold_loss.tsv",
         tables={
-            "Training: sft": _STUDENT,
+            "Training on commands: gold": _STUDENT,
+            "Rewrites: curate": METRICS / "curate.json",
+            "Training on commands and rewrites: sft": METRICS / "train" / "sft.json",
             "Training: rl": METRICS / "train" / "rl.json",
             "The teacher's captured log-probabilities": METRICS / "train" / "logits.json",
             "Pruning": _PRUNED,
@@ -71,8 +73,10 @@ def main(params: Report) -> None:
             "Gate": METRICS / "gate.json",
         },
         parameters=PARAMETERS,
+        curated=(Path("data/curated"), METRICS),
     )
-    variants = [read_variant(sources, name, name in chosen.bench) for name in chosen.variants]
+    read = [read_variant(sources, name, name in chosen.bench) for name in chosen.variants]
+    variants = [variant for variant in read if variant.metrics["n"]]  # not every task has a teacher
     images = {"loss": "loss.png", "confusion": "confusion.png"}
     page = render(task, variants, sources, COMMANDS, images, params)
     lineage = report_html.Lineage(
@@ -101,6 +105,7 @@ def _files(sources: Sources, variants: Sequence[Variant]) -> list[Path]:
     """Every file that the report's numbers come from, sorted."""
     files = {sources.origin, sources.prepare, sources.loss, *sources.tables.values()}
     files |= {sources.queries / f"{split}.jsonl" for split in SPLITS}
+    files |= {path for paths in sources.rows().values() for path in paths}
     for variant in variants:
         ends = ("json", "predictions.jsonl", "tools.tsv")
         files |= {sources.evaluations / f"{variant.name}.{end}" for end in ends}

@@ -20,7 +20,7 @@ def main(params: Rl) -> None:
     """Write models/rl, data/rl/unsettled.jsonl, metrics/train/rl.json and the curve."""
     outcome = train(
         base=Path("models/sft"),
-        train_rows=read_jsonl("data/queries/train.jsonl"),
+        train_rows=read_jsonl("data/curated/train.jsonl"),
         dev_rows=read_jsonl("data/queries/dev.jsonl"),
         task=load_task(task_name()),
         params=params,

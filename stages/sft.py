@@ -1,46 +1,65 @@
-"""Fine-tune the base student on the task's rows, the loss on the answer only.
+"""Fine-tune the student, the loss on the answer only, in two rounds: the base model on commands alone,
+then what came of it on curated rows, commands and accepted rewrites.
 
-Limits: trains on gold commands; checkpoints go to .supertiny/sft, so a killed run goes on from there.
+Limits: the first round's student is one of those that vouch for rewrites, so what it cannot read is
+not in the second round's rows; checkpoints go to .supertiny, so a killed run goes on from there.
 
-    dvc repro sft        (or: python -m stages.sft)
+    dvc repro sft@gold        (or: python -m stages.sft gold; the second round is called sft)
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from supertiny.io import read_jsonl, write_json, write_tsv
 from supertiny.params.core import load, task_name
 from supertiny.params.sft import Sft
 from supertiny.sft import check, train
-from supertiny.stage import STATE_DIR, run_stage
+from supertiny.stage import STATE_DIR, one_argument, run_stage
 from supertiny.task import load_task
 from supertiny.training import WORKER, is_shared, launch
 
-BASE = Path("models/base")
+
+class Round(NamedTuple):
+    """What a round starts from and learns from."""
+
+    base: Path
+    rows: Path
+
+
+ROUNDS = {
+    "gold": Round(Path("models/base"), Path("data/queries/train.jsonl")),
+    "sft": Round(Path("models/gold"), Path("data/curated/train.jsonl")),
+}
 
 
 def main(params: Sft) -> None:
-    """Write models/sft, metrics/train/sft.json and the loss curve."""
-    check(BASE, params)  # a user's mistake is told once, before there are several processes
+    """Write models/<round>, metrics/train/<round>.json and the loss curve."""
+    name = one_argument(tuple(ROUNDS), "the rounds")
+    check(ROUNDS[name].base, params)  # a user's mistake is told once, before several processes
     if is_shared(params):
-        launch("sft", params)
+        launch("sft", params, name)
     else:
-        _train(params)
+        _train(name, params)
 
 
-def _train(params: Sft) -> None:
+def _train(name: str, params: Sft) -> None:
     def report(metrics: dict[str, Any], curve: list[dict[str, float]]) -> None:
-        write_json("metrics/train/sft.json", metrics)
+        write_json(f"metrics/train/{name}.json", metrics)
         points = (point.values() for point in curve)
-        write_tsv("metrics/train/sft_loss.tsv", list(curve[0]), points)
+        write_tsv(f"metrics/train/{name}_loss.tsv", list(curve[0]), points)
 
-    rows, task = read_jsonl("data/queries/train.jsonl"), load_task(task_name())
-    train(BASE, rows, task, params, STATE_DIR / "sft", Path("models/sft"), report)
+    if name == "gold":
+        steps, rate = params.gold_max_steps, params.gold_learning_rate
+        params = replace(params, max_steps=steps, learning_rate=rate)
+    base, rows = ROUNDS[name]
+    state, out = STATE_DIR / name, Path("models") / name
+    train(base, read_jsonl(rows), load_task(task_name()), params, state, out, report)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == [WORKER]:
-        _train(load(Sft))
+    if sys.argv[-1] == WORKER:
+        _train(sys.argv[1], load(Sft))
     else:
         run_stage(main, Sft)

@@ -9,28 +9,31 @@ or param that differs from the recorded one stops the stage. `supertiny record` 
 import sys
 from pathlib import Path
 
-from supertiny.io import write_jsonl
-from supertiny.params.core import task_name
+from supertiny.io import write_json, write_jsonl
+from supertiny.params.benchmark import Benchmark
+from supertiny.params.core import load, task_name
 from supertiny.params.teacher import Teacher
 from supertiny.stage import run_stage
 from supertiny.task import load_task
 from supertiny.teacher.asking import Stopped
-from supertiny.teacher.run import inputs, teach
+from supertiny.teacher.run import inputs, speed, teach
 
 OUT = Path("data/teacher")
 
 
 def main(params: Teacher) -> None:
-    """Write data/teacher/{train,dev,test}.jsonl and data/teacher/answers.jsonl."""
+    """Write data/teacher/{train,dev,test}.jsonl, data/teacher/answers.jsonl, and its speed."""
     task = load_task(task_name())
+    queries, recording, live = inputs(task)
     try:
-        taught = teach(task, params, *inputs(task))
+        taught = teach(task, params, queries, recording, live)
     except Stopped as stopped:
         print(f"teacher {stopped}", file=sys.stderr)
         sys.exit(stopped.code)
     for split, traces in taught.traces.items():
         write_jsonl(OUT / f"{split}.jsonl", traces)
     write_jsonl(OUT / "answers.jsonl", taught.answers)
+    write_json("metrics/bench/teacher.json", speed(params, recording, load(Benchmark).usd_per_hour))
 
 
 if __name__ == "__main__":

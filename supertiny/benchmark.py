@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from supertiny.errors import UserError
+from supertiny.metrics import latency
 from supertiny.modelfolder import size_mb
 from supertiny.params.benchmark import Benchmark
 from supertiny.runtime import OnnxStudent, Timing, spread
@@ -48,19 +48,13 @@ def summarise(timings: Sequence[Timing], usd_per_hour: float) -> dict[str, Any]:
     """Metrics of timed queries.
 
     Returns:
-        ``n``, ``latency_p50_ms`` and ``latency_p95_ms`` (query text to answer text),
-        ``prefill_tokens_per_s``, ``decode_tokens_per_s``, and ``usd_per_million_requests``: a
-        machine that answers one query after the other, never idle.
+        `supertiny.metrics.latency` from query text to answer text, ``prefill_tokens_per_s`` and
+        ``decode_tokens_per_s``.
     """
-    totals = np.array([timing.total_s for timing in timings])
-    p50, p95 = np.percentile(totals, [50, 95]) * 1e3
     return {
-        "n": len(timings),
-        "latency_p50_ms": round(float(p50), 1),
-        "latency_p95_ms": round(float(p95), 1),
+        **latency([timing.total_s for timing in timings], usd_per_hour),
         "prefill_tokens_per_s": _rate([(t.prompt_tokens, t.prefill_s) for t in timings]),
         "decode_tokens_per_s": _rate([(t.decode_tokens, t.decode_s) for t in timings]),
-        "usd_per_million_requests": round(float(totals.mean()) * 1e6 / 3600 * usd_per_hour, 2),
     }
 
 

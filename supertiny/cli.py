@@ -264,7 +264,7 @@ def _record(arguments: argparse.Namespace) -> int:
     from supertiny.io import write_json
     from supertiny.params.teacher import Teacher
     from supertiny.teacher.asking import Stopped
-    from supertiny.teacher.run import inputs, record
+    from supertiny.teacher.run import CARD, inputs, record
 
     task = load_task(core.task_name())
     params = replace(core.load(Teacher), backend=arguments.backend)
@@ -274,7 +274,7 @@ def _record(arguments: argparse.Namespace) -> int:
     except Stopped as stopped:
         print(f"record {stopped}", file=sys.stderr)
         return stopped.code
-    write_json(recording.with_name("card.json"), card)
+    write_json(recording.with_name(CARD), card)
     print(f"{recording}: {card['answers']} answers, {card['failures']} questions without one")
     return 0
 

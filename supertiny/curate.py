@@ -18,8 +18,8 @@ from supertiny.calls import ToolCall, call_from_json
 from supertiny.errors import CallError, UserError
 from supertiny.params.curate import Curate
 from supertiny.prepare import NearDuplicates, row_id
+from supertiny.review import kept_texts, read_key, undecided
 from supertiny.task import Task
-from supertiny.teacher.pipeline import agrees
 
 Row = dict[str, Any]
 FUNNEL = ("asked", "valid", "equal_to_gold", "judged", "accepted")
@@ -115,16 +115,24 @@ def precision(
         ``read`` and ``read_right``; by verifier, and as ``accepted`` by enough of them, how many of
         these it vouches for (``read_<name>``) and how many of those are right (``read_<name>_right``).
     """
-    right = {_read(row): row["right"] for row in read}
-    known = [trace for trace in _candidates(traces) if _read(trace) in right]
-    counts = Counter({"read": len(known), "read_right": sum(right[_read(t)] for t in known)})
+    right = {read_key(row): row["right"] for row in read}
+    known = [trace for trace in _candidates(traces) if read_key(trace) in right]
+    counts = Counter({"read": len(known), "read_right": sum(right[read_key(t)] for t in known)})
     for trace in known:
         found = votes(trace, task, params, student)
         found["accepted"] = sum(found.values()) >= params.min_votes
         for name, vouches in found.items():
             counts[f"read_{name}"] += vouches
-            counts[f"read_{name}_right"] += vouches and right[_read(trace)]
+            counts[f"read_{name}_right"] += vouches and right[read_key(trace)]
     return dict(counts)
+
+
+def agrees(trace: Row, task: Task) -> bool:
+    """Whether most of a trace's blind calls mean its gold call."""
+    gold = call_from_json(trace["gold"])
+    found = [answer["call"] for answer in trace["calls"]]
+    right = [call is not None and task.equivalent(call_from_json(call), gold) for call in found]
+    return sum(right) * 2 > len(right)
 
 
 def grade_of(trace: Row) -> int:
@@ -133,43 +141,36 @@ def grade_of(trace: Row) -> int:
     return min(grade.get("faithful", 0), grade.get("natural", 0))
 
 
-def apply_review(traces: Sequence[Row], decisions: Sequence[Row]) -> list[Row]:
+def apply_review(traces: Sequence[Row], review: Sequence[Row]) -> list[Row]:
     """Test rows from the decisions of a person who read every rewrite; no model has a say.
 
     A decision is ``{"id", "text", "keep", "query"?, "reason"?}``: ``text`` is the rewrite that was
-    read, ``query`` what it was corrected to.
+    read, ``query`` what it was corrected to. One on a rewrite that there is not does nothing.
 
     Raises:
-        UserError: a candidate without a decision, or a decision without a candidate.
+        UserError: a candidate without a decision, or with two.
     """
-    candidates = set(map(_read, _candidates(traces)))
-    decided = {_read(decision) for decision in decisions}
-    undecided, unknown = candidates - decided, decided - candidates
-    if undecided or unknown or len(decided) != len(decisions):
-        first = sorted(undecided or unknown or decided)[:3]
+    missing = undecided(_candidates(traces), review)
+    twice = [key for key, count in Counter(map(read_key, review)).items() if count > 1]
+    if missing or twice:
+        first = sorted(missing or [trace for trace, _ in twice])[:3]
         raise UserError(
-            f"review of the test rewrites: {len(undecided)} without a decision, {len(unknown)} "
-            f"decisions without a rewrite, {len(decisions) - len(decided)} decided twice (first: "
-            f"{', '.join(key for key, _ in first)}); read the rewrites and add a decision for each"
+            f"review of the test rewrites: {len(missing)} without a decision, {len(twice)} decided "
+            f"twice (first: {', '.join(first)}); read the rewrites and decide on each once"
         )
-    return kept_rewrites(traces, decisions)
+    return kept_rewrites(traces, review)
 
 
-def kept_rewrites(traces: Sequence[Row], decisions: Sequence[Row]) -> list[Row]:
+def kept_rewrites(traces: Sequence[Row], review: Sequence[Row]) -> list[Row]:
     """Test rows of the candidates that a decision keeps; others, decided or not, give none."""
-    kept = {_read(d): d.get("query", d["text"]) for d in decisions if d["keep"]}
-    found = [trace for trace in _candidates(traces) if _read(trace) in kept]
+    kept = kept_texts(review)
+    found = [trace for trace in _candidates(traces) if read_key(trace) in kept]
     by_id = sorted(found, key=lambda trace: trace["id"])
-    return [_sft_row({**trace, "text": kept[_read(trace)]}) for trace in by_id]
+    return [_sft_row({**trace, "text": kept[read_key(trace)]}) for trace in by_id]
 
 
 def _candidates(traces: Sequence[Row]) -> list[Row]:
     return [trace for trace in traces if trace["status"] == "candidate"]
-
-
-def _read(row: Row) -> tuple[str, str]:
-    # With the text: a rewrite that was made anew under the same id has not been read.
-    return row["id"], row["text"]
 
 
 def mix(commands: Sequence[Row], rewrites: Sequence[Row], share: float) -> list[Row]:
@@ -182,16 +183,6 @@ def mix(commands: Sequence[Row], rewrites: Sequence[Row], share: float) -> list[
         return list(commands)
     taken = commands[: round(len(rewrites) * (1 - share) / share)]
     return sorted([*rewrites, *taken], key=lambda row: row["id"])
-
-
-def without_near_duplicates(
-    rows: Sequence[Row], queries: Sequence[str], max_similarity: float
-) -> list[Row]:
-    """The rows that are no near-duplicate of any of the queries."""
-    unseen = NearDuplicates(max_similarity)
-    for query in queries:
-        unseen.add(query)
-    return [row for row in rows if not unseen.matches(row["query"])]
 
 
 def student_calls(

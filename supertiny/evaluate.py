@@ -20,12 +20,11 @@ from tqdm import tqdm
 from supertiny import metrics
 from supertiny.calls import call_from_json
 from supertiny.errors import CallError, UserError
-from supertiny.io import iter_jsonl, read_jsonl, write_json, write_jsonl, write_text, write_tsv
+from supertiny.io import read_jsonl, write_json, write_jsonl, write_text, write_tsv
 from supertiny.params.evaluate import Evaluate
 from supertiny.task import Task
 
 Answers = Sequence[metrics.Answer]
-_KEYS = {"id": str, "query": str, "call": dict, "source": str, "slices": list}
 
 
 @dataclass(frozen=True)
@@ -48,38 +47,6 @@ class Outputs:
             tools=folder / f"{variant}.tools.tsv",
             confusion=plots / f"{variant}.confusion.csv",
         )
-
-
-def read_queries(path: Path | str, task: Task) -> list[dict[str, Any]]:
-    """Rows of a query file, each with a legal gold call.
-
-    Raises:
-        UserError: the file is missing or empty; a row lacks a key, has one of the wrong type, an id
-            used before, or a gold call that the task's tools do not allow (line named).
-    """
-    rows, ids = [], set()
-    for number, row in iter_jsonl(path):
-        problem = _row_problem(row, task)
-        if problem is None and row["id"] in ids:
-            problem = f"id {row['id']!r} is used twice"
-        if problem is not None:
-            raise UserError(f"{path}, line {number}: {problem}; run `dvc repro prepare`")
-        ids.add(row["id"])
-        rows.append(row)
-    if not rows:
-        raise UserError(f"{path}: no rows; expected at least one query, run `dvc repro prepare`")
-    return rows
-
-
-def _row_problem(row: dict[str, Any], task: Task) -> str | None:
-    for key, kind in _KEYS.items():
-        if not isinstance(row.get(key), kind):
-            return f"{key}: found {row.get(key)!r}, expected {kind.__name__}"
-    try:
-        task.validate(call_from_json(row["call"]))
-    except CallError as error:
-        return f"gold call: {error}"
-    return None
 
 
 def rule_answers(task: Task, queries_dir: Path, queries: Sequence[str]) -> Answers:
@@ -166,6 +133,15 @@ def write_results(
     write_tsv(outputs.tools, metrics.TOOL_COLUMNS, metrics.per_tool(predictions))
     write_text(outputs.confusion, _csv(["gold", "predicted"], metrics.confusion(predictions)))
     return values
+
+
+def write_absent(outputs: Outputs) -> None:
+    """Every file of ``outputs`` for a variant that a task does not have: nothing asked, ``n`` 0."""
+    write_json(outputs.metrics, {"n": 0})
+    write_jsonl(outputs.predictions, [])
+    write_jsonl(outputs.errors, [])
+    write_tsv(outputs.tools, metrics.TOOL_COLUMNS, [])
+    write_text(outputs.confusion, _csv(["gold", "predicted"], []))
 
 
 def task_metrics(

@@ -38,6 +38,22 @@ def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, flo
     return min(max(0.0, centre - half), share), max(min(1.0, centre + half), share)
 
 
+def latency(seconds: Sequence[float], usd_per_hour: float) -> dict[str, float]:
+    """What single requests took: ``n``, ``latency_p50_ms``, ``latency_p95_ms``, and
+    ``usd_per_million_requests`` of a machine that answers one after the other, never idle.
+
+    Args:
+        seconds: one or more.
+    """
+    p50, p95 = np.percentile(seconds, [50, 95]) * 1e3
+    return {
+        "n": len(seconds),
+        "latency_p50_ms": round(float(p50), 1),
+        "latency_p95_ms": round(float(p95), 1),
+        "usd_per_million_requests": round(float(np.mean(seconds)) * 1e6 / 3600 * usd_per_hour, 2),
+    }
+
+
 def paired_bootstrap(
     a: Sequence[bool], b: Sequence[bool], seed: int, rounds: int
 ) -> tuple[float, float, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from tqdm import tqdm
@@ -77,9 +77,12 @@ def row_id(query: str) -> str:
 
 
 def draw_splits(
-    source: GoldSource, task: Task, params: Prepare
+    source: GoldSource, task: Task, params: Prepare, rewrites: Sequence[str] = ()
 ) -> tuple[dict[str, list[Row]], dict[str, int]]:
     """Rows of each split, sorted by id, and how many draws were refused for which reason.
+
+    Args:
+        rewrites: inputs of test that are not drawn here; train holds nothing like them either.
 
     Raises:
         UserError: the source has too few different rows for the sizes asked for, or yields a call
@@ -88,6 +91,8 @@ def draw_splits(
     drawing = _Drawing(task, params.max_similarity)
     splits = {}
     for split in SPLITS:
+        if split == "train":
+            drawing.hold_out_texts(rewrites)
         rows = drawing.draw(source.stream(split), split, getattr(params, f"{split}_rows"))
         if split != "train":
             drawing.hold_out(rows)
@@ -129,12 +134,17 @@ class _Drawing:
         progress.close()
         return rows
 
-    def hold_out(self, rows: Iterable[Row]) -> None:
+    def hold_out(self, rows: Sequence[Row]) -> None:
         """Keep the templates of these rows, and what is like them, out of later splits."""
         for row in rows:
             if row["template"]:
                 self._templates.add(row["template"])
-            self._held_out.add(row["query"])
+        self.hold_out_texts(row["query"] for row in rows)
+
+    def hold_out_texts(self, texts: Iterable[str]) -> None:
+        """Keep what is like these texts out of later splits."""
+        for text in texts:
+            self._held_out.add(text)
 
     def _said(self, row: Row) -> str:
         return " ".join(_words(self._task.normalise(row["query"])))
@@ -156,8 +166,11 @@ def _check(row: Row, task: Task) -> None:
         ) from None
 
 
-def leakage(splits: dict[str, list[Row]], bound: float) -> dict[str, float | int]:
-    """What of dev and test can be found in train: templates, names, near-duplicates, all to be 0."""
+def leakage(
+    splits: dict[str, list[Row]], bound: float, rewrites: Sequence[str] = ()
+) -> dict[str, float | int]:
+    """What of dev, test and its rewrites can be found in train: templates, names, near-duplicates,
+    all to be 0."""
     report: dict[str, float | int] = {}
     train = splits["train"]
     near = NearDuplicates(bound)
@@ -167,11 +180,13 @@ def leakage(splits: dict[str, list[Row]], bound: float) -> dict[str, float | int
     train_names = _names(train)
     for split in ("dev", "test"):
         rows = splits[split]
-        highest = [near.highest(row["query"]) for row in rows]
         report[f"leak_{split}_templates"] = len({r["template"] for r in rows} & train_templates)
         report[f"leak_{split}_names"] = len(_names(rows) & train_names)
-        report[f"leak_{split}_near_duplicates"] = sum(value >= bound for value in highest)
-        report[f"highest_similarity_{split}"] = round(max(highest, default=0.0), 4)
+    texts = {split: [row["query"] for row in splits[split]] for split in ("dev", "test")}
+    for name, queries in {**texts, "rewrites": rewrites}.items():
+        highest = [near.highest(query) for query in queries]
+        report[f"leak_{name}_near_duplicates"] = sum(value >= bound for value in highest)
+        report[f"highest_similarity_{name}"] = round(max(highest, default=0.0), 4)
     return report
 
 

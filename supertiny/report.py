@@ -70,6 +70,14 @@ class Sources:
     parameters: Mapping[str, Path] = field(default_factory=dict)
     curated: tuple[Path, Path] | None = None
 
+    def rows(self) -> dict[str, list[Path]]:
+        """The files of the rows that are learned from, chosen by, and tested on, by split."""
+        files = {split: [self.queries / f"{split}.jsonl"] for split in SPLITS}
+        if self.curated:
+            files["train"] = [self.curated[0] / "train.jsonl"]
+            files["test"].append(self.curated[0] / "test.rewrites.jsonl")
+        return files
+
 
 def read_variant(sources: Sources, name: str, benchmarked: bool) -> Variant:
     """One variant's files.
@@ -83,7 +91,8 @@ def read_variant(sources: Sources, name: str, benchmarked: bool) -> Variant:
         metrics=read_json(folder / f"{name}.json"),
         predictions=read_jsonl(folder / f"{name}.predictions.jsonl"),
         tools=read_tsv(folder / f"{name}.tools.tsv"),
-        bench=read_json(sources.benchmarks / f"{name}.json") if benchmarked else None,
+        # An empty one is that of a teacher whose speed nobody measured.
+        bench=(read_json(sources.benchmarks / f"{name}.json") or None) if benchmarked else None,
         parameters=read_json(sources.parameters[name])["parameters"]
         if name in sources.parameters
         else None,
@@ -153,7 +162,7 @@ def render(
         f"## Wrong answers of {last.name}",
         examples_table(last, params.examples),
         "## Data",
-        data_table(sources.queries),
+        data_table(sources.rows()),
         "## Training",
         f"![training loss]({images['loss']})",
         *(part for title, path in sources.tables.items() for part in _file_table(title, path)),
@@ -179,6 +188,11 @@ def summary(variants: Sequence[Variant]) -> dict[str, float]:
     return found
 
 
+def held_against(variants: Sequence[Variant]) -> Variant:
+    """What the last variant is to replace: the teacher where the task has one, else the first."""
+    return next((variant for variant in variants if variant.name == "teacher"), variants[0])
+
+
 def check_same_rows(variants: Sequence[Variant]) -> None:
     """Raises `UserError` unless all variants answered the same rows with the same gold."""
     seen = [[(row["id"], row["gold"]) for row in variant.predictions] for variant in variants]
@@ -191,8 +205,8 @@ def check_same_rows(variants: Sequence[Variant]) -> None:
 
 
 def headline(variants: Sequence[Variant]) -> str:
-    """One sentence on the last variant: how good, against the first, how large and how fast."""
-    first, last = variants[0], variants[-1]
+    """One sentence on the last variant: how good, and against what, how large and how fast."""
+    first, last = held_against(variants), variants[-1]
     found = last.metrics
     text = (
         f"On {found['n']:,} held-out inputs, {last.name} gives exactly the right tool call for "
@@ -307,17 +321,17 @@ def call_text(call: Mapping[str, Any] | None) -> str:
     return f"{call['name']}({', '.join(arguments)})"
 
 
-def data_counts(queries: Path) -> dict[str, Counter[str]]:
-    """Rows per source of each split."""
+def data_counts(files: Mapping[str, Iterable[Path]]) -> dict[str, Counter[str]]:
+    """Rows per source of each split, whose files are given."""
     return {
-        split: Counter(row["source"] for row in read_jsonl(queries / f"{split}.jsonl"))
-        for split in SPLITS
+        split: Counter(row["source"] for path in paths for row in read_jsonl(path))
+        for split, paths in files.items()
     }
 
 
-def data_table(queries: Path) -> str:
+def data_table(files: Mapping[str, Iterable[Path]]) -> str:
     """Rows per split and source."""
-    counts = data_counts(queries)
+    counts = data_counts(files)
     names = sorted(set().union(*counts.values()))
     rows = [[name, *(str(counts[split][name]) for split in SPLITS)] for name in names]
     rows.append(["all", *(str(counts[split].total()) for split in SPLITS)])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from supertiny.report import (
     data_counts,
     flatten,
     headline,
+    held_against,
     percent,
     points,
     ranked_tools,
@@ -123,7 +124,7 @@ class Funnel:
 def render(
     task: Task, variants: Sequence[Variant], sources: Sources, lineage: Lineage, params: Report
 ) -> str:
-    """The whole page; the first variant is what was there before, the last one ships.
+    """The whole page; the last variant is the one that ships.
 
     Raises:
         UserError: a file is missing, or a prediction is of no row of the test set.
@@ -131,9 +132,10 @@ def render(
     last = variants[-1]
     found = steps(variants, params)
     mixed_up = confusion(last.predictions)
-    errors = error_rows(task, last, slices_by_id(sources.queries))
-    counts = data_counts(sources.queries)
-    funnels = prepare_funnels(read_json(sources.prepare), counts)
+    files = sources.rows()
+    errors = error_rows(task, last, slices_by_id(files["test"]))
+    drawn = data_counts({split: [sources.queries / f"{split}.jsonl"] for split in SPLITS})
+    funnels = prepare_funnels(read_json(sources.prepare), drawn)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
@@ -147,7 +149,7 @@ def render(
         script=script,
         policy=content_policy(style, script),
         variants=variants,
-        first=variants[0],
+        first=held_against(variants),
         last=last,
         headline=headline(variants).strip("*"),
         cards=cards(variants),
@@ -163,7 +165,7 @@ def render(
         kind_counts=Counter(error.kind for error in errors),
         funnels=[(funnel, funnel_plot(funnel)) for funnel in funnels],
         splits=SPLITS,
-        counts=counts,
+        counts=data_counts(files),
         quality=read_quality(*sources.curated, params.seed) if sources.curated else None,
         loss=loss_plot(sources.loss),
         tables={title: flatten(read_json(path)) for title, path in sources.tables.items()},
@@ -207,8 +209,8 @@ def measured(variant: Variant, key: str) -> float | None:
 
 
 def cards(variants: Sequence[Variant]) -> list[Card]:
-    """Quality, size, latency and cost of the last variant against the first that was measured."""
-    first, last = variants[0], variants[-1]
+    """Quality, size, latency and cost of the last variant against the one it is to replace."""
+    first, last = held_against(variants), variants[-1]
     low, high = (percent(last.metrics[f"exact_match_{end}"]) for end in ("low", "high"))
     quality = [f"95% interval {low} to {high}"]
     if first is not last:
@@ -255,7 +257,7 @@ def pareto(variants: Sequence[Variant]) -> str | None:
         for variant in variants
         if variant.bench
     ]
-    first = variants[0]
+    first = held_against(variants)
     return svg.pareto(shown, (first.name, first.metrics["exact_match"])) if shown else None
 
 
@@ -301,9 +303,9 @@ def mix_ups(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str, int]]:
     return sorted(((*pair, count) for pair, count in counts.items()), key=lambda m: (-m[2], m[:2]))
 
 
-def slices_by_id(queries: Path) -> dict[str, Sequence[str]]:
+def slices_by_id(files: Iterable[Path]) -> dict[str, Sequence[str]]:
     """The slices of each row of the test set by its id."""
-    return {row["id"]: sorted(row["slices"]) for row in read_jsonl(queries / "test.jsonl")}
+    return {row["id"]: sorted(row["slices"]) for path in files for row in read_jsonl(path)}
 
 
 def error_rows(task: Task, variant: Variant, slices: Mapping[str, Sequence[str]]) -> list[Error]:

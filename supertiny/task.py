@@ -6,6 +6,7 @@ import importlib
 import re
 import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -76,17 +77,21 @@ class Task:
         return calls.may_become_call(text, self.tools)
 
     def restore_case(self, call: ToolCall, query: str) -> ToolCall:
-        """Give each free string argument that occurs in the query the query's own casing."""
+        """Give each string argument that occurs in the query the query's own casing, where the tool
+        allows it: of "Down the volume", ``down`` stays what the schema calls it."""
         plain = " ".join(unicodedata.normalize("NFKC", query).split())
         lowered = plain.lower()
         if len(lowered) != len(plain):  # a few letters change length, positions would not match
             return call
         restored = dict(call.arguments)
         for key, value in call.arguments.items():
-            schema = self.tools[call.name].properties.get(key, {})
-            if isinstance(value, str) and "enum" not in schema:
-                at = lowered.find(value)
-                restored[key] = plain[at : at + len(value)] if at >= 0 else value
+            at = lowered.find(value) if isinstance(value, str) else -1
+            if at < 0:
+                continue
+            written = ToolCall(call.name, {**restored, key: plain[at : at + len(value)]})
+            with suppress(CallError):
+                self.validate(written)
+                restored = written.arguments
         return ToolCall(call.name, restored)
 
     def validate(self, call: ToolCall) -> None:

@@ -82,22 +82,23 @@ def is_shared(params: Any) -> bool:
     return params.num_processes > 1 or bool(params.accelerate_config)
 
 
-def launch(stage: str, params: Any) -> None:
+def launch(stage: str, params: Any, *named: str) -> None:
     """Run a stage's training in the processes that its params ask for, and wait for them.
 
-    Each one runs ``stages.<stage>`` with the argument `WORKER`.
+    Each one runs ``stages.<stage>`` with the argument `WORKER`, behind the stage's own ``named`` ones.
 
     Raises:
         subprocess.CalledProcessError: one of them failed.
     """
     if params.accelerate_config:
         command = ["accelerate.commands.launch", "--config_file", params.accelerate_config]
-        command += ["--module", f"stages.{stage}", WORKER]
+        command += ["--module"]
     else:
         # `accelerate launch --cpu` starts several processes through MPI alone; this is what it runs
         # on GPUs, and Accelerate finds itself in the processes' environment in both cases.
         command = ["torch.distributed.run", "--standalone"]
-        command += [f"--nproc_per_node={params.num_processes}", "-m", f"stages.{stage}", WORKER]
+        command += [f"--nproc_per_node={params.num_processes}", "-m"]
+    command += [f"stages.{stage}", *named, WORKER]
     on_cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
     subprocess.run([sys.executable, "-m", *command], env={**os.environ, **on_cpu}, check=True)
 

@@ -15,6 +15,7 @@ CODE = (
     "supertiny",
     "stages",
     "tasks",
+    "data/recordings",
     "conf",
     "constraints.txt",
     "params.yaml",

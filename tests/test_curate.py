@@ -3,7 +3,9 @@
 import dataclasses
 
 import pytest
+from project import ROOT
 
+from stages import curate as stage
 from supertiny.calls import NO_CALL, call_from_json
 from supertiny.curate import (
     apply_review,
@@ -15,11 +17,12 @@ from supertiny.curate import (
     precision,
     reason_counts,
     votes,
-    without_near_duplicates,
 )
 from supertiny.errors import UserError
+from supertiny.io import read_jsonl, write_jsonl
 from supertiny.params import core
 from supertiny.params.curate import Curate
+from supertiny.review import REVIEW
 from supertiny.task import load_task
 
 HOME = load_task("home")
@@ -165,18 +168,22 @@ def test_a_review_keeps_drops_and_corrects():
     ("ids", "message"),
     [
         ([0], "1 without a decision"),
-        ([0, 1, 7], "1 decisions without"),
         ([0, 1, 1], "1 decided twice"),
     ],
 )
-def test_a_review_must_be_of_exactly_the_rewrites(ids, message):
+def test_every_rewrite_of_test_is_decided_on_once(ids, message):
     decisions = [decision(n) for n in ids]
     with pytest.raises(UserError, match=message):
         apply_review([trace(0), trace(1)], decisions)
 
 
+def test_a_decision_on_a_rewrite_that_is_not_asked_for_does_nothing():
+    rows = apply_review([trace(0)], [decision(0), decision(1)])
+    assert [row["query"] for row in rows] == [TEXTS[0]]
+
+
 def test_a_rewrite_made_anew_under_the_same_id_has_not_been_read():
-    with pytest.raises(UserError, match="1 without a decision, 1 decisions without"):
+    with pytest.raises(UserError, match="1 without a decision"):
         apply_review([trace(0, text="something else about the den blinds")], [decision(0)])
     assert kept_rewrites([trace(0), trace(1, text="another")], [decision(0), decision(1)]) == (
         apply_review([trace(0)], [decision(0)])
@@ -203,10 +210,41 @@ def test_without_rewrites_students_learn_from_all_commands():
     assert mix(gold, [], 0.5) == gold
 
 
-def test_a_command_like_a_held_out_rewrite_is_left_out():
-    rows = [row("1", "put the kitchen lamp at 40"), row("2", "is the side gate open")]
-    found = without_near_duplicates(rows, ["please put kitchen lamp at 40 now"], 0.6)
-    assert [r["id"] for r in found] == ["2"]
+def test_the_stage_lets_no_split_learn_what_another_is_tested_with(tmp_path, monkeypatch):
+    """Rewrites of train like a dev rewrite, a dev or a test input; rewrites of dev like a command."""
+    home = {"name": "HassSetPosition", "arguments": {"name": "den blinds", "position": 30}}
+    unlike = "30 please for every one of the den blinds tonight"
+    texts = {
+        "test": ["kindly lower den blinds to 30"],
+        "dev": ["it is bright so den blinds 30", "blinds of the den to 30 percent now"],
+        "train": ["so it is bright den blinds 30", "to 30 lower kindly den blinds",
+                  "den blinds 30 asked in dev", unlike],
+    }  # fmt: skip
+    asked = {
+        "test": "the den blinds to 30 asked in test",
+        "dev": "den blinds 30 asked in dev",
+        "train": "blinds of the den to 30 percent",
+    }
+    for name in ("tasks", "params.yaml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    for split, query in asked.items():
+        row_ = {"id": split, "query": query, "call": home, "source": "s", "slices": []}
+        write_jsonl(f"data/queries/{split}.jsonl", [row_])
+        traces = [
+            {**trace(n, text=text), "id": f"{split}{n}"} for n, text in enumerate(texts[split])
+        ]
+        write_jsonl(f"data/teacher/{split}.jsonl", traces)
+    reviewed = [{"id": "test0", "text": texts["test"][0], "keep": True}]
+    monkeypatch.setattr(stage, "decisions", lambda task, name: reviewed if name == REVIEW else [])
+    stage.main(dataclasses.replace(PARAMS, verifiers=("judge",), min_votes=1, rewrite_share=0.5))
+    found = {
+        split: [row["query"] for row in read_jsonl(f"data/curated/{split}.rewrites.jsonl")]
+        for split in texts
+    }
+    assert found == {"test": texts["test"], "dev": texts["dev"][:1], "train": [unlike]}
+    learned = {row["query"] for row in read_jsonl("data/curated/train.jsonl")}
+    assert learned == {unlike, asked["train"]}
 
 
 # -- how far a verifier can be trusted

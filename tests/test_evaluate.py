@@ -11,14 +11,15 @@ from supertiny.evaluate import (
     Outputs,
     few_shot_answers,
     onnx_answers,
-    read_queries,
     recorded_answers,
     rule_answers,
     torch_answers,
+    write_absent,
     write_results,
 )
 from supertiny.io import read_json, read_jsonl, read_tsv, write_jsonl
 from supertiny.params.evaluate import Evaluate
+from supertiny.queries import read_queries
 from supertiny.task import load_task
 
 PARAMS = Evaluate(batch_size=4, max_new_tokens=40, threads=1, few_shot=3, few_shot_max_new_tokens=5)
@@ -85,6 +86,15 @@ def test_an_answer_to_another_text_is_no_answer(tmp_path):
         UserError, match=rf"no answer of the teacher to 1 of {len(ROWS)} .*\(first: q2"
     ):
         recorded_answers(path, ROWS)
+
+
+def test_a_variant_that_a_task_does_not_have_leaves_every_file_and_no_row(tmp_path):
+    write_absent(outputs(tmp_path))
+    assert read_json(outputs(tmp_path).metrics) == {"n": 0}
+    for name in ("predictions", "errors"):
+        assert read_jsonl(getattr(outputs(tmp_path), name)) == []
+    assert read_tsv(outputs(tmp_path).tools) == []
+    assert outputs(tmp_path).confusion.read_text() == "gold,predicted\n"
 
 
 def test_rules_come_from_the_task_folder(tmp_path, monkeypatch, lamps):

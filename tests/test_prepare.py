@@ -107,7 +107,16 @@ def test_nothing_of_test_is_in_train(splits):
         f"leak_{split}_{kind}": 0
         for split in ("dev", "test")
         for kind in ("templates", "names", "near_duplicates")
-    }
+    } | {"leak_rewrites_near_duplicates": 0}
+
+
+def test_train_holds_nothing_like_the_rewrites_of_test_which_change_nothing_else(splits):
+    rewrites = [row["query"] + " please" for row in splits["train"] if len(row["query"]) > 30][:20]
+    assert leakage(splits, SMALL.max_similarity, rewrites)["leak_rewrites_near_duplicates"] > 10
+    found = draw_splits(gold.load(SMALL), TASK, SMALL, rewrites)[0]
+    assert leakage(found, SMALL.max_similarity, rewrites)["leak_rewrites_near_duplicates"] == 0
+    assert found["test"] == splits["test"] and found["dev"] == splits["dev"]
+    assert len(found["train"]) == len(splits["train"])
 
 
 def test_the_leakage_report_finds_what_was_leaked(splits):

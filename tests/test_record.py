@@ -1,9 +1,11 @@
 """Recording against a real local server: killed, edited, replayed."""
 
+import dataclasses
 import gzip
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +16,12 @@ import yaml
 from llmserver import completion, ok, serve
 from project import environment, make_project, run, run_stage
 
+from supertiny.io import write_json
+from supertiny.params import core
+from supertiny.params.teacher import Teacher
 from supertiny.teacher.backends.openai import body
 from supertiny.teacher.messages import Ask
+from supertiny.teacher.run import CARD, speed
 
 CONCURRENCY = 3
 RECORD = (sys.executable, "-m", "supertiny.cli", "record", "--backend", "openai")
@@ -56,6 +62,7 @@ def script(posted, _count):
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     folder = make_project(tmp_path_factory.mktemp("record") / "project")
+    shutil.rmtree(folder / "data" / "recordings")
     queries = folder / "data" / "queries"
     queries.mkdir(parents=True)
     for split, words in (("train", WORDS[:4]), ("dev", WORDS[4:6]), ("test", WORDS[6:])):
@@ -224,6 +231,22 @@ def test_calls_are_timed_one_at_a_time_and_not_kept(project):
     assert len(server.requests) == begun + 2 and recorded(folder) == kept
     card = json.loads((folder / "data/recordings/home/card.json").read_text())
     assert len(card["latency_ms"]) == 2 and min(card["latency_ms"]) >= 10  # the server's delay
+
+
+def test_the_speed_is_that_of_the_recorded_model_or_nothing(tmp_path):
+    recording, params = tmp_path / "rows.jsonl.gz", core.load(Teacher)
+    params = dataclasses.replace(params, backend="replay")
+    assert speed(params, recording, 3.6) == {}
+    card = {"model": params.model, "latency_ms": [1000, 3000], "size_mb": 1117.3, "threads": 2}
+    write_json(tmp_path / CARD, card)
+    assert speed(params, recording, 3.6) == {
+        "n": 2, "latency_p50_ms": 2000.0, "latency_p95_ms": 2900.0,
+        "usd_per_million_requests": 2000.0, "size_mb": 1117.3, "threads": 2,
+    }  # fmt: skip
+    assert speed(dataclasses.replace(params, model="another"), recording, 3.6) == {}
+    assert speed(dataclasses.replace(params, backend="made_up"), recording, 3.6) == {}
+    write_json(tmp_path / CARD, {**card, "latency_ms": []})
+    assert speed(params, recording, 3.6) == {}
 
 
 def test_the_recording_holds_what_the_run_used_and_nothing_else(project):

@@ -19,7 +19,7 @@ from supertiny.packing import ATTENTION, IGNORED, PackedCollator
 from supertiny.sft import answer_losses, encode_row, hardest
 from supertiny.task import load_task
 
-WEIGHTS = "models/sft/model.safetensors"
+WEIGHTS = "models/gold/model.safetensors"
 ROW = {
     "query": "turn on the red lamp",
     "call": {"name": "HassTurnOn", "arguments": {"name": "red lamp"}},
@@ -44,15 +44,15 @@ def project(prepared, tmp_path):
 def undisturbed(prepared, tmp_path_factory):
     """Hash of the weights and the loss curve of a run nobody killed."""
     folder = shutil.copytree(prepared, tmp_path_factory.mktemp("undisturbed") / "project")
-    run_stage(folder, "sft")
-    curve = (folder / "metrics/train/sft_loss.tsv").read_text()
+    run_stage(folder, "sft", "gold")
+    curve = (folder / "metrics/train/gold_loss.tsv").read_text()
     return folder, sha256_file(folder / WEIGHTS), curve
 
 
 def kill_after(folder, ready):
     """Start the stage and kill -9 its whole process group as soon as ``ready()`` is true."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "stages.sft"],
+        [sys.executable, "-m", "stages.sft", "gold"],
         cwd=folder, env=environment(), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -66,42 +66,42 @@ def kill_after(folder, ready):
 
 
 def test_a_run_killed_after_a_checkpoint_ends_with_the_same_weights(project, undisturbed):
-    kill_after(project, lambda: any(project.glob(".supertiny/sft/*/checkpoint-4/COMPLETE")))
-    assert not (project / "models/sft").exists()
-    resumed = run_stage(project, "sft")
+    kill_after(project, lambda: any(project.glob(".supertiny/gold/*/checkpoint-4/COMPLETE")))
+    assert not (project / "models/gold").exists()
+    resumed = run_stage(project, "sft", "gold")
     assert sha256_file(project / WEIGHTS) == undisturbed[1]
-    assert (project / "metrics/train/sft_loss.tsv").read_text() == undisturbed[2]
+    assert (project / "metrics/train/gold_loss.tsv").read_text() == undisturbed[2]
     assert re.search(r"\d+/12", resumed.stderr), "no progress bar to read"
     assert not re.search(r"(?<!\d)[123]/12", resumed.stderr), "it began anew"
-    assert not any(project.glob(".supertiny/sft/*")), "checkpoints of a finished run are left"
+    assert not any(project.glob(".supertiny/gold/*")), "checkpoints of a finished run are left"
 
 
 def test_a_torn_checkpoint_is_not_resumed_from(project, undisturbed):
-    kill_after(project, lambda: any(project.glob(".supertiny/sft/*/checkpoint-4/COMPLETE")))
-    checkpoint = max(project.glob(".supertiny/sft/*/checkpoint-*"))
+    kill_after(project, lambda: any(project.glob(".supertiny/gold/*/checkpoint-4/COMPLETE")))
+    checkpoint = max(project.glob(".supertiny/gold/*/checkpoint-*"))
     (checkpoint / "COMPLETE").unlink(missing_ok=True)
     (checkpoint / "model.safetensors").write_bytes(b"torn")
-    run_stage(project, "sft")
+    run_stage(project, "sft", "gold")
     assert sha256_file(project / WEIGHTS) == undisturbed[1]
 
 
 def test_other_params_do_not_take_up_an_old_checkpoint(project, undisturbed):
-    kill_after(project, lambda: any(project.glob(".supertiny/sft/*/checkpoint-4/COMPLETE")))
+    kill_after(project, lambda: any(project.glob(".supertiny/gold/*/checkpoint-4/COMPLETE")))
     params = project / "params.yaml"
     text = params.read_text()
     assert "seed: 1\n  epochs" in text
     params.write_text(text.replace("seed: 1\n  epochs", "seed: 2\n  epochs"))
-    run_stage(project, "sft")
+    run_stage(project, "sft", "gold")
     params.write_text(text)
-    run_stage(project, "sft")
+    run_stage(project, "sft", "gold")
     assert sha256_file(project / WEIGHTS) == undisturbed[1]
 
 
 def test_other_code_does_not_take_up_an_old_checkpoint(project, undisturbed):
-    kill_after(project, lambda: any(project.glob(".supertiny/sft/*/checkpoint-4/COMPLETE")))
+    kill_after(project, lambda: any(project.glob(".supertiny/gold/*/checkpoint-4/COMPLETE")))
     with (project / "supertiny/packing.py").open("a") as file:
         file.write("# edited\n")
-    anew = run_stage(project, "sft")
+    anew = run_stage(project, "sft", "gold")
     assert re.search(r"(?<!\d)1/12", anew.stderr), "steps of the code before were taken over"
     assert sha256_file(project / WEIGHTS) == undisturbed[1]
 
@@ -110,7 +110,7 @@ def test_the_model_learns_and_says_how_it_was_trained(undisturbed):
     folder = undisturbed[0]
     losses = [float(line.split("\t")[1]) for line in undisturbed[2].splitlines()[1:]]
     assert losses[-1] < losses[0] - 0.1
-    metrics = read_json(folder / "metrics/train/sft.json")
+    metrics = read_json(folder / "metrics/train/gold.json")
     assert metrics["steps"] == 12 and metrics["rows"] == 300
     assert not any("time" in key or "second" in key for key in metrics)
 
@@ -158,9 +158,9 @@ def test_the_loss_is_the_mean_cross_entropy_of_each_rows_answer(prepared):
 def test_frozen_layers_stay_as_they_are(project):
     params = project / "params.yaml"
     params.write_text(params.read_text().replace("frozen_layers: 0", "frozen_layers: 1"))
-    run_stage(project, "sft")
+    run_stage(project, "sft", "gold")
     before = AutoModelForCausalLM.from_pretrained(project / "models/base").state_dict()
-    after = AutoModelForCausalLM.from_pretrained(project / "models/sft").state_dict()
+    after = AutoModelForCausalLM.from_pretrained(project / "models/gold").state_dict()
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert {name for name in same if ".layers.0." in name} == {
         name for name in before if ".layers.0." in name
@@ -171,11 +171,11 @@ def test_frozen_layers_stay_as_they_are(project):
 def test_lora_is_merged_into_a_plain_model(project):
     params = project / "params.yaml"
     params.write_text(params.read_text().replace("method: full", "method: lora"))
-    run_stage(project, "sft")
-    names = {path.name for path in (project / "models/sft").iterdir()}
+    run_stage(project, "sft", "gold")
+    names = {path.name for path in (project / "models/gold").iterdir()}
     assert "model.safetensors" in names and not any("adapter" in name for name in names)
     before = AutoModelForCausalLM.from_pretrained(project / "models/base").state_dict()
-    after = AutoModelForCausalLM.from_pretrained(project / "models/sft").state_dict()
+    after = AutoModelForCausalLM.from_pretrained(project / "models/gold").state_dict()
     assert before.keys() == after.keys()
     assert not torch.equal(
         before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"]
@@ -189,8 +189,8 @@ def test_two_processes_take_the_steps_of_one(prepared, tmp_path):
         folder = shutil.copytree(prepared, tmp_path / str(count))
         set_param(folder, "sft", "precision", "fp32")
         set_param(folder, "sft", "num_processes", count)
-        run_stage(folder, "sft")
-        curves.append(read_tsv(folder / "metrics/train/sft_loss.tsv"))
+        run_stage(folder, "sft", "gold")
+        curves.append(read_tsv(folder / "metrics/train/gold_loss.tsv"))
     for found, wanted in zip(*curves, strict=True):
         for key, value in wanted.items():
             assert float(found[key]) == pytest.approx(float(value), abs=1e-3), key
@@ -198,7 +198,7 @@ def test_two_processes_take_the_steps_of_one(prepared, tmp_path):
 
 def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(project):
     set_param(project, "sft", "num_processes", 3)
-    done = run_stage(project, "sft", check=False)
+    done = run_stage(project, "sft", "gold", check=False)
     assert done.returncode == 2
     assert "sft.batch_size: found 8, expected a multiple of sft.num_processes, 3" in done.stderr
     assert "Traceback" not in done.stderr
@@ -206,7 +206,7 @@ def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(project):
 
 def test_no_base_model_is_a_users_error(project):
     shutil.rmtree(project / "models/base")
-    done = run_stage(project, "sft", check=False)
+    done = run_stage(project, "sft", "gold", check=False)
     assert done.returncode == 2
     assert "models/base: no model there; run `dvc repro fetch`" in done.stderr
     assert "Traceback" not in done.stderr
@@ -217,7 +217,7 @@ def test_a_second_run_at_the_same_time_is_refused(project):
     longer = params.read_text().replace("max_steps: 12", "max_steps: 0")
     params.write_text(longer.replace("epochs: 1\n", "epochs: 100\n"))
     first = subprocess.Popen(
-        [sys.executable, "-m", "stages.sft"],
+        [sys.executable, "-m", "stages.sft", "gold"],
         cwd=project, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
@@ -225,7 +225,7 @@ def test_a_second_run_at_the_same_time_is_refused(project):
         while not (lock.is_file() and lock.read_text()):
             assert first.poll() is None
             time.sleep(0.05)
-        done = run_stage(project, "sft", check=False)
+        done = run_stage(project, "sft", "gold", check=False)
         assert done.returncode == 2 and "already running (process" in done.stderr
     finally:
         first.kill()
@@ -235,7 +235,7 @@ def test_a_second_run_at_the_same_time_is_refused(project):
 def edit_during_run(project, module):
     """Exit code and errors of the stage, with a line added to a module once it runs."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "stages.sft"],
+        [sys.executable, "-m", "stages.sft", "gold"],
         cwd=project, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     lock = project / ".supertiny/locks/sft"

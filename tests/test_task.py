@@ -108,6 +108,13 @@ def test_free_strings_get_the_casing_of_the_query_back():
     assert task.parse_call(answer, "LAMP RED").arguments == {"color": "red", "name": "LAMP"}
 
 
+def test_a_word_of_the_schema_keeps_its_casing_beside_free_values():
+    task = load_task("home")
+    call = ToolCall("HassSetVolumeRelative", {"volume_step": "down", "name": "tv"})
+    found = task.parse_call(task.render_call(call), "Down the TV volume")
+    assert found.arguments == {"volume_step": "down", "name": "TV"}
+
+
 def test_signatures_name_every_tool_argument_and_choice():
     task = load_task("home")
     text = task.signatures()

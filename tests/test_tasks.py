@@ -12,12 +12,13 @@ from graph import imported_files
 
 import tasks
 from supertiny.calls import call_from_json
-from supertiny.evaluate import Outputs, read_queries, rule_answers, task_metrics, write_results
+from supertiny.evaluate import Outputs, rule_answers, task_metrics, write_results
 from supertiny.io import read_json, write_jsonl
 from supertiny.newtask import TEMPLATE, new_task
 from supertiny.params import core
 from supertiny.params.prepare import Prepare
 from supertiny.prepare import draw_splits, leakage
+from supertiny.queries import read_queries
 from supertiny.task import load_task_folder
 
 SHIPPED = sorted(path.parent for path in Path("tasks").glob("*/task.yaml"))

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from supertiny.params.teacher import Teacher
+from supertiny.review import REVIEW, decisions
 from supertiny.task import Task
 from supertiny.teacher.asking import Answer
 from supertiny.teacher.limits import price
 from supertiny.teacher.messages import Ask, Usage, canonical_json
 from supertiny.teacher.pipeline import Pipeline, choose_rows
 from supertiny.teacher.recipe import load_recipe
-from supertiny.teacher.run import REVIEW, Row, ask_all, read_beside_recording
+from supertiny.teacher.run import Row, ask_all
 from supertiny.teacher.store import RowStore
 
 _BYTES_PER_TOKEN = 4  # of English text and JSON, in the tokenizers of today's LLMs
@@ -81,7 +82,7 @@ def estimate(
     recordings = [path for path in (recording,) if path.exists()]
     walk = _Walk(RowStore(live if live and live.exists() else None, recordings))
     pipeline = Pipeline(task, recipe, params, cast(Any, walk), queries["train"])
-    ask_all(pipeline, queries, read_beside_recording(task.name, REVIEW))
+    ask_all(pipeline, queries, decisions(task, REVIEW))
     shown = choose_rows(queries["train"], _SAMPLE, recipe.skip_slices)
     like = {"call": pipeline.call_asks([(row["query"], row["id"]) for row in shown])}
     if "judge" in recipe.steps:

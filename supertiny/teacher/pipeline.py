@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import orjson
 
 from supertiny.calls import NO_CALL, ToolCall, call_from_json
+from supertiny.curate import agrees
 from supertiny.errors import CallError, UserError
 from supertiny.params.teacher import Teacher
 from supertiny.prepare import row_id, token_set
@@ -327,14 +328,6 @@ def in_turn(rows: Sequence[Row], count: int) -> list[Row]:
     depth = max(map(len, by_tool.values()), default=0)
     turns = [by_tool[t][n] for n in range(depth) for t in sorted(by_tool) if n < len(by_tool[t])]
     return turns[:count]
-
-
-def agrees(trace: Row, task: Task) -> bool:
-    """Whether most of a trace's blind calls mean its gold call."""
-    gold = call_from_json(trace["gold"])
-    found = [answer["call"] for answer in trace["calls"]]
-    right = [call is not None and task.equivalent(call_from_json(call), gold) for call in found]
-    return sum(right) * 2 > len(right)
 
 
 def _source(row: Row) -> Row:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from supertiny.curate import kept_rewrites
-from supertiny.evaluate import read_queries
-from supertiny.io import read_jsonl, write_jsonl
+from supertiny.io import read_json, write_jsonl
+from supertiny.metrics import latency
 from supertiny.params.teacher import Teacher
+from supertiny.queries import read_queries
+from supertiny.review import REVIEW, decisions
 from supertiny.stage import STATE_DIR
 from supertiny.task import Task
 from supertiny.teacher.asking import INTERRUPTED_CODE, Asker, Stopped
@@ -26,9 +28,8 @@ Row = dict[str, Any]
 SPLITS = ("train", "dev", "test")
 QUERIES = Path("data/queries")
 RECORDINGS = Path("data/recordings")
-COMMANDS = "commands.jsonl"  # beside a recording: the rows of train that the LLM is shown
-# Beside a recording: decisions on the test rewrites, and which rewrites of train are right.
-REVIEW, READ = "review.jsonl", "read.jsonl"
+# Beside a recording: the rows of train that the LLM is shown, and what there is to know of it.
+COMMANDS, CARD = "commands.jsonl", "card.json"
 _MOST_COMMANDS = 8000
 _KEPT = ("id", "query", "call", "source", "slices")
 
@@ -83,7 +84,7 @@ def teach(
         return Taught({split: [] for split in SPLITS}, [])
     with _asking(params, recording, live) as asker:
         pipeline = Pipeline(task, load_recipe(task), params, asker, queries["train"])
-        return ask_all(pipeline, queries, read_beside_recording(task.name, REVIEW))
+        return ask_all(pipeline, queries, decisions(task, REVIEW))
 
 
 def record(
@@ -105,7 +106,8 @@ def record(
 
     Returns:
         What a reader of the recording wants to know of it: model, hash of the prompts, counts, and
-        ``latency_ms`` of the timed calls.
+        ``latency_ms`` of the timed calls; of a model that runs here also the megabytes of its file or
+        folder and the CPU threads.
     """
     recipe = load_recipe(task)
     commands = [{key: row[key] for key in _KEPT} for row in queries["train"]]
@@ -115,7 +117,7 @@ def record(
         before = list(iter_recording(recording)) if recording.exists() else []
         unused = before
         try:
-            ask_all(pipeline, queries, read_beside_recording(task.name, REVIEW))
+            ask_all(pipeline, queries, decisions(task, REVIEW))
             asks = pipeline.call_asks([(row["query"], "") for row in queries["dev"][:timed]])
             latency_ms = [round(1000 * seconds) for seconds in asker.time(asks)]
             unused = []
@@ -124,17 +126,26 @@ def record(
             used = [row for row in rows if row["key"] in asker.used]
             write_recording(recording, [*unused, *used])
     card = _card(task, params, recipe, list(iter_recording(recording)))
+    if params.backend == "local":
+        files = [
+            path for path in [Path(params.path), *Path(params.path).rglob("*")] if path.is_file()
+        ]
+        size = sum(path.stat().st_size for path in files) / 1e6
+        card |= {"size_mb": round(size, 1), "threads": params.threads}
     return {**card, "latency_ms": latency_ms}
 
 
-def read_beside_recording(task: str, name: str) -> list[Row]:
-    """What a person wrote down beside a task's recording, `REVIEW` or `READ`; nothing if not yet.
+def speed(params: Teacher, recording: Path, usd_per_hour: float) -> dict[str, float]:
+    """What a call took while it was recorded: `supertiny.metrics.latency`, size and threads.
 
-    Raises:
-        UserError: the file is damaged.
+    Nothing where nobody measured it, and without a recording of this very model.
     """
-    path = RECORDINGS / task / name
-    return read_jsonl(path) if path.is_file() else []
+    path = recording.with_name(CARD)
+    card = read_json(path) if params.backend == "replay" and path.is_file() else {}
+    if card.get("model") != params.model or not card.get("latency_ms"):
+        return {}
+    about = {key: card[key] for key in ("size_mb", "threads") if key in card}
+    return {**latency([ms / 1000 for ms in card["latency_ms"]], usd_per_hour), **about}
 
 
 @contextmanager
