@@ -67,6 +67,8 @@ def curate(
             result.failed.append(trace)
             continue
         reason = trace["reason"] if trace["status"] == "rejected" else ""
+        if not reason and unseen.matches(trace["command"]):
+            reason = "command_held_out"  # a command of train when it was recorded, and no more
         reason = reason or _doubt(trace, task, params, student)
         reason = reason or _repetition(trace["text"], task, seen, unseen, known)
         if reason:

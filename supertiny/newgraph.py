@@ -16,7 +16,9 @@ from supertiny.params import core
 from supertiny.profile import PROFILES, apply_profile
 
 GRAPHS = Path("graphs")
-_LINKED = ("dvc.yaml", "supertiny", "stages", "tasks", "conf", "constraints.txt")
+_LINKED = (
+    "dvc.yaml", "supertiny", "stages", "tasks", "conf", "constraints.txt", "data/recordings",
+)  # fmt: skip
 
 
 def new_graph(name: str, root: Path = Path()) -> Path:
@@ -40,6 +42,7 @@ def new_graph(name: str, root: Path = Path()) -> Path:
         folder.mkdir(parents=True)
         shutil.copyfile(params, folder / params.name)
     shutil.copyfile(root / ".gitignore", folder / ".gitignore")  # git reads none through a link
-    for linked in _LINKED:
-        (folder / linked).symlink_to(Path("../..") / linked)
+    for linked in map(Path, _LINKED):
+        (folder / linked).parent.mkdir(exist_ok=True)
+        (folder / linked).symlink_to(Path("../..", *[".."] * (len(linked.parts) - 1)) / linked)
     return folder

@@ -11,6 +11,7 @@ from supertiny.errors import UserError
 from supertiny.io import write_text
 from supertiny.profile import PROFILES
 from supertiny.task import TASKS_DIR
+from supertiny.teacher import RECORDINGS
 
 TEMPLATE = Path(__file__).parent / "templates" / "task"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -18,8 +19,14 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _FILLED_IN = {".yaml", ".md"}
 
 
-def new_task(name: str, tasks_dir: Path = TASKS_DIR, profiles: Path = PROFILES) -> list[Path]:
-    """Write ``tasks/<name>/`` and ``conf/profile/<name>.yaml``; the files written.
+def new_task(
+    name: str,
+    tasks_dir: Path = TASKS_DIR,
+    profiles: Path = PROFILES,
+    recordings: Path = RECORDINGS,
+) -> list[Path]:
+    """Write ``tasks/<name>/``, ``conf/profile/<name>.yaml`` and an empty place for recordings of a
+    teacher, ``data/recordings/<name>/``; the files written.
 
     Raises:
         UserError: no name that a Python package can have, or a folder or profile of it is there.
@@ -43,4 +50,6 @@ def new_task(name: str, tasks_dir: Path = TASKS_DIR, profiles: Path = PROFILES) 
             text = f'"""The task `{name}`."""\n'
         write_text(target, text)
         written.append(target)
+    written.append(recordings / name / "README.md")
+    write_text(written[-1], f"# Recording of the teacher of `{name}`\n\nNothing is recorded yet.\n")
     return written

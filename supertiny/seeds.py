@@ -10,18 +10,17 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from supertiny.calls import call_from_json
 from supertiny.errors import CallError, UserError
-from supertiny.io import iter_jsonl, read_jsonl
+from supertiny.io import iter_jsonl
 from supertiny.params.prepare import Prepare
-from supertiny.prepare import SPLITS, Row, row_id, token_set
+from supertiny.prepare import SPLITS, Row, token_set
 
 # Seeds at least this alike say one thing in two ways; far below the bound for near-duplicates.
 SAME_CLUSTER = 0.5
-EXPANDED = "teacher"  # the source of rows that an LLM made of a seed
 _KEYS = {"query": str, "call": dict, "cluster": str, "slices": list, "source": str}
 _REQUIRED = {"query", "call"}
 
@@ -33,7 +32,6 @@ class Rows:
         rows: as `supertiny.prepare.GoldSource` yields them, with any further keys.
         clusters: per row what must stay together.
         strata: per row what each split should have its share of, such as the tool.
-        train_only: sources whose rows are left out where their cluster is not in train.
     """
 
     def __init__(
@@ -42,15 +40,12 @@ class Rows:
         clusters: Sequence[str],
         strata: Sequence[str],
         params: Prepare,
-        train_only: Set[str] = frozenset(),
     ) -> None:
         self._params = params
         split_of = split_clusters(clusters, strata, params.held_out_share, params.seed)
         self._rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
         for row, cluster in zip(rows, clusters, strict=True):
-            split = split_of[cluster]
-            if split == "train" or row.get("source") not in train_only:
-                self._rows[split].append(row)
+            self._rows[split_of[cluster]].append(row)
 
     def tools(self) -> dict[str, Counter[str]]:
         """How many rows of each tool belong to each split, near-duplicates not yet refused."""
@@ -102,15 +97,11 @@ def split_clusters(
     return split_of
 
 
-def load(path: Path, params: Prepare, expanded: Path | None = None) -> Rows:
+def load(path: Path, params: Prepare) -> Rows:
     """The source over a file of seeds: a ``query`` and its ``call`` a line.
 
     Optional keys: ``cluster`` (seeds of one name share a split), ``slices`` (scored on their own)
     and ``source``.
-
-    Args:
-        expanded: a file of what a teacher made of the seeds, as the stage `curate` writes it, used
-            if it is there. A row goes to train if its seed is in train now, else it is left out.
 
     Raises:
         UserError: the file is missing or empty, or any line is no seed (all are listed).
@@ -124,19 +115,7 @@ def load(path: Path, params: Prepare, expanded: Path | None = None) -> Rows:
         _row(seed, seed.get("source", "seed"), cluster)
         for seed, cluster in zip(seeds, clusters, strict=True)
     ]
-    cluster_of = {
-        row_id(seed["query"]): cluster for seed, cluster in zip(seeds, clusters, strict=True)
-    }
-    for row in read_jsonl(expanded) if expanded is not None and expanded.is_file() else []:
-        if row["source_id"] in cluster_of:  # else its seed was changed or taken out
-            rows.append(_row(row, EXPANDED, cluster_of[row["source_id"]]))
-    return Rows(
-        rows,
-        [row["template"] for row in rows],
-        [row["call"]["name"] for row in rows],
-        params,
-        train_only={EXPANDED},
-    )
+    return Rows(rows, clusters, [row["call"]["name"] for row in rows], params)
 
 
 def _row(seed: Row, source: str, cluster: str) -> Row:

@@ -21,7 +21,7 @@ PARAMS = core.load_all()
 def folder(tmp_path, monkeypatch, request):
     """A new task, its two open questions answered."""
     name = f"tickets_{abs(hash(request.node.name))}"  # a module is imported once a name
-    new_task(name, tmp_path / "tasks", tmp_path / "profile")
+    new_task(name, tmp_path / "tasks", tmp_path / "profile", tmp_path / "recordings")
     made = tmp_path / "tasks" / name
     monkeypatch.setattr(tasks, "__path__", [str(tmp_path / "tasks")])
     edit(made / "task.yaml", "TODO: ", "")
@@ -40,7 +40,7 @@ def check(folder):
 
 
 def test_a_new_task_asks_for_its_description_and_licence_and_nothing_else(tmp_path, monkeypatch):
-    new_task("fresh", tmp_path / "tasks", tmp_path / "profile")
+    new_task("fresh", tmp_path / "tasks", tmp_path / "profile", tmp_path / "recordings")
     monkeypatch.setattr(tasks, "__path__", [str(tmp_path / "tasks")])
     found = check_task("fresh", PARAMS["prepare"], PARAMS["teacher"], tmp_path / "tasks")
     assert [problem.split(": ")[1] for problem in found.problems] == ["description", "licence"]
@@ -113,13 +113,13 @@ def test_capitals_that_a_student_of_lower_case_cannot_know_are_a_problem(folder)
 @pytest.mark.parametrize("name", ["Two Words", "1st", "class", "../up", ""])
 def test_a_name_that_no_package_can_have_is_refused(name, tmp_path):
     with pytest.raises(UserError, match="no name for a task"):
-        new_task(name, tmp_path / "tasks", tmp_path / "profile")
+        new_task(name, tmp_path / "tasks", tmp_path / "profile", tmp_path / "recordings")
     assert not list(tmp_path.iterdir())
 
 
 def test_nothing_that_is_there_is_written_over(folder, tmp_path):
     with pytest.raises(UserError, match="already there"):
-        new_task(folder.name, folder.parent, tmp_path / "profile")
+        new_task(folder.name, folder.parent, tmp_path / "profile", tmp_path / "recordings")
 
 
 def test_the_commands_print_and_exit_as_they_say(tmp_path, monkeypatch, capsys):

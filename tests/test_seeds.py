@@ -7,7 +7,6 @@ import pytest
 
 from supertiny.errors import UserError
 from supertiny.params.prepare import Prepare
-from supertiny.prepare import row_id
 from supertiny.seeds import Rows, cluster_names, load, read_seeds, split_clusters
 
 CALL = {"name": "LightOn", "arguments": {}}
@@ -78,23 +77,6 @@ def test_seeds_alike_are_loaded_into_one_split(tmp_path):
     found = [{row["query"][0] for row in source.stream(s)} for s in ("test", "dev", "train")]
     assert [len(letters) for letters in found] == [2, 1, 9]
     assert len(set.union(*found)) == 12
-
-
-def test_what_a_teacher_made_of_a_seed_is_used_only_where_the_seed_is_in_train(tmp_path):
-    queries = ["alpha", "beta", "gamma", "delta", "epsilon"]
-    seeds = write(tmp_path / "seeds.jsonl", *({"query": q, "call": CALL} for q in queries))
-    expanded = write(
-        tmp_path / "expanded.jsonl",
-        *({"query": f"{q} rewritten", "call": CALL, "source_id": row_id(q)} for q in queries),
-        {"query": "of a seed that is gone", "call": CALL, "source_id": "0"},
-    )
-    alone, more = load(seeds, PARAMS), load(seeds, PARAMS, expanded)
-    for split in ("test", "dev"):
-        assert list(more.stream(split)) == list(alone.stream(split))
-    train = {row["query"] for row in alone.stream("train")}
-    found = {row["query"]: row["source"] for row in more.stream("train")}
-    assert len(train) == 3
-    assert found == dict.fromkeys(train, "seed") | {f"{q} rewritten": "teacher" for q in train}
 
 
 def test_a_split_without_rows_and_one_with_too_few_are_told(tmp_path, capsys):

@@ -20,7 +20,8 @@ from supertiny.params import core
 from supertiny.stage import run_stage
 
 TRAINED = {
-    "sft@gold", "curate", "sft@sft", "rl", "logits", "prune", "distill", "export", "quantize@int8", "quantize@int4",
+    "sft@gold", "curate", "sft@sft", "rl", "logits", "prune", "distill", "export",
+    "quantize@int8", "quantize@int4",
     # Those that learn nothing are behind the training too: the rewrites of test come out of curate.
     "evaluate@rules", "evaluate@base", "evaluate@teacher", "evaluate@gold", "evaluate@sft",
     "evaluate@rl", "evaluate@pruned", "evaluate@tiny", "evaluate@fp32",

@@ -33,7 +33,7 @@ def task(request, tmp_path_factory):
         yield load_task_folder(Path("tasks") / request.param)
         return
     made = tmp_path_factory.mktemp("fresh")
-    new_task(FROM_TEMPLATE, made / "tasks", made / "profile")
+    new_task(FROM_TEMPLATE, made / "tasks", made / "profile", made / "recordings")
     tasks.__path__.append(str(made / "tasks"))
     importlib.invalidate_caches()
     yield load_task_folder(made / "tasks" / FROM_TEMPLATE)

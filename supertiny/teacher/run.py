@@ -16,6 +16,7 @@ from supertiny.queries import read_queries
 from supertiny.review import REVIEW, decisions
 from supertiny.stage import STATE_DIR
 from supertiny.task import Task
+from supertiny.teacher import RECORDINGS
 from supertiny.teacher.asking import INTERRUPTED_CODE, Asker, Stopped
 from supertiny.teacher.backends import make_backend
 from supertiny.teacher.limits import Limits
@@ -27,7 +28,6 @@ from supertiny.teacher.store import RowStore, iter_live, iter_recording, write_r
 Row = dict[str, Any]
 SPLITS = ("train", "dev", "test")
 QUERIES = Path("data/queries")
-RECORDINGS = Path("data/recordings")
 # Beside a recording: the rows of train that the LLM is shown, and what there is to know of it.
 COMMANDS, CARD = "commands.jsonl", "card.json"
 _MOST_COMMANDS = 8000
