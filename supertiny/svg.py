@@ -68,24 +68,40 @@ class Drawing:
         return ElementTree.tostring(self.root, encoding="unicode")
 
 
+@dataclass(frozen=True)
+class Scale:
+    """Values ``low`` to ``high`` (over 0 if ``log``) as shares of an axis' length."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        low, high, value = map(math.log10 if self.log else float, (self.low, self.high, value))
+        return (value - low) / (high - low)
+
+    def ticks(self) -> list[float]:
+        """Round numbers on it."""
+        return (log_ticks if self.log else ticks)(self.low, self.high)
+
+
 class Axes:
-    """A frame with a linear x axis and a linear or logarithmic y axis, drawn as it is made."""
+    """A frame with an x and a y axis, drawn as it is made."""
 
     def __init__(
         self,
         drawing: Drawing,
         height: float,
-        x: tuple[float, float],
-        y: tuple[float, float],
+        x: Scale,
+        y: Scale,
         labels: tuple[str, str],
-        log: bool = False,
     ) -> None:
-        self.right, self.bottom, self.log = WIDTH - _RIGHT, height - _BOTTOM, log
-        self._x, self._y = x, (math.log10(y[0]), math.log10(y[1])) if log else y
-        for tick in log_ticks(*y) if log else ticks(*y):
+        self.right, self.bottom = WIDTH - _RIGHT, height - _BOTTOM
+        self._x, self._y = x, y
+        for tick in y.ticks():
             drawing.line("grid", _LEFT, self.y(tick), self.right, self.y(tick))
             drawing.text(f"{tick:g}", _LEFT - 6, self.y(tick) + 4, "tick", "end")
-        for tick in ticks(*x):
+        for tick in x.ticks():
             drawing.line("grid", self.x(tick), _TOP, self.x(tick), self.bottom)
             drawing.text(f"{tick:g}", self.x(tick), self.bottom + 16, "tick", "middle")
         drawing.line("axis", _LEFT, self.bottom, self.right, self.bottom)
@@ -98,14 +114,11 @@ class Axes:
 
     def x(self, value: float) -> float:
         """Where a value lies on the x axis."""
-        low, high = self._x
-        return _LEFT + (value - low) / (high - low) * (self.right - _LEFT)
+        return _LEFT + self._x(value) * (self.right - _LEFT)
 
     def y(self, value: float) -> float:
         """Where a value lies on the y axis."""
-        low, high = self._y
-        share = ((math.log10(value) if self.log else value) - low) / (high - low)
-        return self.bottom - share * (self.bottom - _TOP)
+        return self.bottom - self._y(value) * (self.bottom - _TOP)
 
 
 def pareto(points: Sequence[Point], reference: tuple[str, float]) -> str:
@@ -125,10 +138,12 @@ def pareto(points: Sequence[Point], reference: tuple[str, float]) -> str:
     lows, highs = [p.low for p in points], [p.high for p in points]
     span = (100 * min(*lows, reference[1]), 100 * max(*highs, reference[1]))
     margin = max(1.0, 0.12 * (span[1] - span[0]))
-    y_range = (max(0.0, span[0] - margin), min(100.0, span[1] + margin))
-    x_range = (0.0, 1.2 * max(point.p50_ms for point in points))
+    shares = Scale(max(0.0, span[0] - margin), min(100.0, span[1] + margin))
+    # Logarithmic: a teacher takes a hundred times as long as what replaces it.
+    times = [point.p50_ms for point in points]
+    latencies = Scale(min(times) / 2, max(times) * 2, log=True)
     labels = ("p50 latency of one query (ms)", "exact match (%)")
-    axes = Axes(drawing, height, x_range, y_range, labels)
+    axes = Axes(drawing, height, latencies, shares, labels)
     level = axes.y(100 * reference[1])
     drawing.line("reference", _LEFT, level, axes.right, level)
     drawing.text(f"{reference[0]} {100 * reference[1]:.1f}%", axes.right - 4, level - 6, "", "end")
@@ -239,9 +254,9 @@ def loss(steps: Sequence[int], curves: Mapping[str, Sequence[float]]) -> str:
         "loss", WIDTH, height, "Training loss", f"Steps {steps[0]} to {steps[-1]}. {ends}."
     )
     values = [value for curve in curves.values() for value in curve]
-    y_range = (min(values) / 1.15, max(values) * 1.15)
+    losses = Scale(min(values) / 1.15, max(values) * 1.15, log=True)
     labels = ("optimizer step", "loss (nats a token)")
-    axes = Axes(drawing, height, (0, steps[-1]), y_range, labels, log=True)
+    axes = Axes(drawing, height, Scale(0, steps[-1]), losses, labels)
     for i, (name, curve) in enumerate(curves.items()):
         corners = (
             f"{_number(axes.x(a))},{_number(axes.y(b))}" for a, b in zip(steps, curve, strict=True)

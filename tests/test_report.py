@@ -10,7 +10,7 @@ import yaml
 from conftest import LESSONS
 
 from supertiny.errors import UserError
-from supertiny.evaluate import Outputs, write_results
+from supertiny.evaluate import Outputs, write_absent, write_results
 from supertiny.io import read_json, write_json, write_jsonl, write_tsv
 from supertiny.metrics import TOOL_COLUMNS
 from supertiny.params.report import Report
@@ -73,12 +73,18 @@ def project(tmp_path, lamps):
     write_json(tmp_path / "metrics/prepare.json", {"leak_test_queries": 0})
     write_json(tmp_path / "metrics/export.json", {"max_logit_difference": 0.00013})
     write_json(tmp_path / "metrics/quantize/int8.json", {"kl": {"mean": 0.004}})
-    write_json(tmp_path / "metrics/train/sft.json", {"final_loss": 0.02, "parameters": 134_500_000})
+    write_jsonl(tmp_path / "data/curated/train.jsonl", [*ROWS, {**ROWS[0], "source": "llm"}])
+    for name in ("test.rewrites", "train.rewrites", "train.rejected"):
+        write_jsonl(tmp_path / f"data/curated/{name}.jsonl", [])
+    counts = {f"{split}_funnel_asked": 0 for split in ("train", "dev")}
+    write_json(tmp_path / "metrics/curate.json", counts)
+    write_json(tmp_path / "metrics/train/gold.json", {"parameters": 134_500_000})
+    write_json(tmp_path / "metrics/train/sft.json", {"final_loss": 0.02})
     write_json(tmp_path / "metrics/prune.json", {"parameters": 87_400_000})
     for name in ("rl", "logits", "distill"):
         write_json(tmp_path / f"metrics/train/{name}.json", {f"of_{name}": 1})
     curve = [[step, 5 / step, 4 / step] for step in range(1, 40)]
-    write_tsv(tmp_path / "metrics/train/sft_loss.tsv", ["step", "loss", "unseen_loss"], curve)
+    write_tsv(tmp_path / "metrics/train/gold_loss.tsv", ["step", "loss", "unseen_loss"], curve)
     write_json(tmp_path / "metrics/gate.json", {"broken": 0})
     (tmp_path / "constraints.txt").write_text("# exact versions\nsome-package==1.2.3\n")
     origin = {"package": "some==1", "licence": "apache-2.0"}
@@ -126,6 +132,28 @@ def test_the_stage_writes_a_canonical_report_of_the_named_variants_only(project)
     assert "777" not in page  # a benchmark lies there, it is not named
     assert str(project) not in page
     assert all(len(contents[0][name]) < 100_000 for name in ("loss.png", "confusion.png"))
+
+
+def test_what_is_learned_from_is_what_was_curated(project):
+    assert run_stage(project, *ARGUMENTS).returncode == 0
+    lines = (project / "reports/report.md").read_text().splitlines()
+    assert "| llm | 1 | 0 | 0 |" in lines and "| all | 31 | 30 | 30 |" in lines
+
+
+def test_the_teacher_is_what_it_is_held_against_and_a_task_without_one_leaves_it_out(
+    project, lamps
+):
+    write_results(lamps, ROWS, answers(lamps, 12), files(project, "teacher"))
+    write_json(project / "metrics/bench/teacher.json", {})  # nobody measured its speed
+    arguments = ("rules", "teacher", *ARGUMENTS[1:], "--bench", "teacher", "int8")
+    assert run_stage(project, *arguments).returncode == 0
+    assert "; teacher does for 40.0%" in (project / "reports/report.md").read_text()
+    (line,) = [x for x in (project / "reports/results.md").read_text().splitlines() if "teach" in x]
+    assert line.endswith("| - | - | - |")
+    write_absent(files(project, "teacher"))
+    assert run_stage(project, *arguments).returncode == 0
+    text = (project / "reports/report.md").read_text()
+    assert "; rules does for 30.0%" in text and "| teacher |" not in text
 
 
 def test_a_missing_result_is_a_user_error(project):

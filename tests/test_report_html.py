@@ -16,7 +16,7 @@ from supertiny.errors import UserError
 from supertiny.io import write_json, write_jsonl, write_tsv
 from supertiny.metrics import TOOL_COLUMNS, per_tool, score
 from supertiny.params.report import Report
-from supertiny.report import Sources, Variant
+from supertiny.report import Sources, Variant, headline
 from supertiny.report_html import (
     KINDS,
     Lineage,
@@ -27,6 +27,7 @@ from supertiny.report_html import (
     pinned,
     prepare_funnels,
     render,
+    slices_by_id,
 )
 from supertiny.report_teacher import read_quality
 
@@ -113,6 +114,8 @@ def curated(folder, asked=40):
     rejected = [
         {**t, "text": "on", "gold": t["call"], "reason": "missing_number: 7"} for t in traces[1::2]
     ]
+    write_jsonl(folder / "train.jsonl", made_rows()[0])
+    write_jsonl(folder / "test.rewrites.jsonl", [])
     write_jsonl(folder / "train.rewrites.jsonl", accepted)
     write_jsonl(folder / "train.rejected.jsonl", rejected)
     funnel = dict(zip(FUNNEL, (asked, 30, 25, 22, 20) if asked else [0] * 5, strict=True))
@@ -307,6 +310,28 @@ def test_cards_hold_the_last_variant_against_the_first_that_was_measured(lamps):
     first, _, last = variants(lamps)
     assert [card.title for card in cards([first])] == ["Exact match"]
     assert cards([first, last])[1].notes == []  # nothing else was measured
+
+
+def test_cards_hold_the_last_variant_against_the_teacher_where_there_is_one(lamps):
+    first, _, last = variants(lamps)
+    rows, answers = made_rows()
+    huge = SLOW | {"size_mb": 1200.0, "latency_p50_ms": 6000.0, "usd_per_million_requests": 160.0}
+    teacher = variant(lamps, "teacher", rows, answers[:40] + ["?"] * (len(rows) - 40), huge)
+    made = cards([first, teacher, last])
+    assert made[0].notes[1].startswith("teacher: ")
+    assert [card.notes[0].split(" (")[0] for card in made[1:]] == [
+        "10.0 times smaller than teacher", "200.0 times faster than teacher",
+        "200.0 times cheaper than teacher",
+    ]  # fmt: skip
+    assert "teacher does for" in headline([first, teacher, last])
+
+
+def test_rows_of_every_file_of_the_test_set_have_their_slices(tmp_path):
+    rows = made_rows()[0]
+    write_jsonl(tmp_path / "a.jsonl", rows[:3])
+    write_jsonl(tmp_path / "b.jsonl", rows[3:5])
+    found = slices_by_id([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
+    assert found == {row["id"]: row["slices"] for row in rows[:5]}
 
 
 def test_a_funnel_counts_what_was_refused_for_which_reason():
