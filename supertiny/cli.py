@@ -288,19 +288,35 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.to_pull:
         for stage in plan.to_pull(steps):
             print(stage)
+    elif arguments.json:
+        print(_dump(plan.to_json(steps)))
     else:
-        print(_dump(plan.to_json(steps)) if arguments.json else plan.render(steps))
+        print(plan.render(steps))
+        if any(step.stage == "teacher" and step.action in ("run", "follow") for step in steps):
+            print(_teacher_estimate(brief=True))
     return 0
 
 
 def _plan_teacher() -> int:
+    print(_teacher_estimate(brief=False))
+    return 0
+
+
+def _teacher_estimate(brief: bool) -> str:
     from supertiny.params.teacher import Teacher
     from supertiny.teacher import estimate
     from supertiny.teacher.run import inputs
 
     task, params = load_task(core.task_name()), core.load(Teacher)
-    print(estimate.render(estimate.estimate(task, params, *inputs(task)), params))
-    return 0
+    if params.backend in ("none", "made_up"):
+        return f"Teacher: no LLM is asked (teacher.backend: {params.backend})."
+    try:
+        found = estimate.estimate(task, params, *inputs(task))
+    except UserError as error:
+        if not brief:
+            raise
+        return f"Teacher: what is not recorded yet cannot be told: {error}"
+    return estimate.summary(found, params) if brief else estimate.render(found, params)
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -194,7 +194,7 @@ def test_time_is_of_the_last_run_and_what_was_not_timed_is_said(repository):
 @pytest.mark.parametrize(
     ("command", "argv"),
     [
-        ("python -m stages.sft", ["stages/sft.py"]),
+        ("python -m stages.sft gold", ["stages/sft.py", "gold"]),
         ("python -m stages.evaluate int8", ["stages/evaluate.py", "int8"]),
         ("python -m stages.report a --bench b/c", ["stages/report.py", "a", "--bench", "b/c"]),
     ],
@@ -220,6 +220,24 @@ def test_the_command_plans_this_project_in_under_five_seconds(tmp_path):
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     # Processor time: another program on the machine must not fail this.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
-    assert {step["stage"] for step in steps} >= {"fetch", "sft", "evaluate@int8", "report"}
+    assert {step["stage"] for step in steps} >= {"fetch", "sft@gold", "evaluate@int8", "report"}
     assert {step["action"] for step in steps} <= {"run", "follow"}
     assert "stages: " in run(project, *command).stdout
+
+
+def test_a_plan_says_what_the_teacher_would_be_asked_or_that_it_cannot(tmp_path):
+    project = make_project(tmp_path / "project")
+    run(project, "git", "init", "-q")
+    run(project, DVC, "init", "-q")
+    command = [sys.executable, "-m", "supertiny.cli", "plan"]
+    assert "no LLM is asked (teacher.backend: made_up)" in run(project, *command).stdout
+    set_param(project, "teacher", "backend", "replay")
+    assert "cannot be told: data/queries/dev.jsonl" in run(project, *command).stdout
+    row = {"id": "1", "query": "stop", "call": {"name": "HassNevermind", "arguments": {}}}
+    text = json.dumps({**row, "source": "s", "slices": []}) + "\n"
+    (project / "data/queries").mkdir()
+    for split in ("train", "dev", "test"):
+        (project / f"data/queries/{split}.jsonl").write_text(text)
+    shutil.rmtree(project / "data/recordings/home")
+    told = run(project, *command).stdout
+    assert "Teacher, not recorded yet: " in told and "no price is set" in told

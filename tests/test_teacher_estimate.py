@@ -9,7 +9,7 @@ from teaching import ROWS, good, params
 
 from supertiny.task import load_task
 from supertiny.teacher.asking import Stopped
-from supertiny.teacher.estimate import estimate, render
+from supertiny.teacher.estimate import estimate, render, summary
 from supertiny.teacher.run import record
 
 HOME = load_task("home")
@@ -68,6 +68,7 @@ def test_money_follows_from_the_price_of_a_token(recorded):
     settings, before, _, _ = recorded
     assert [row.usd for row in before] == [row.prompt_tokens * 3 / 1e6 for row in before]
     assert f"{sum(row.usd for row in before):.2f} USD" in render(before, settings)
+    assert summary(before, settings).startswith("Teacher, not recorded yet: 15 questions at most")
 
 
 def test_what_depends_on_missing_answers_stands_behind_them(recorded):

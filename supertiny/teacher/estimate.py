@@ -143,10 +143,19 @@ def render(estimates: Sequence[Estimate], params: Teacher) -> str:
             f"{row.step:{width}}  {row.recorded:>8}  {row.missing:>6}  {row.behind:>11}"
             f"  {row.prompt_tokens / 1e6:>11.2f}  {row.answer_tokens / 1e6:>12.2f}"
         )
+    return "\n".join([*lines, "", summary(estimates, params)])
+
+
+def summary(estimates: Sequence[Estimate], params: Teacher) -> str:
+    """The sum of an estimate in a sentence."""
     asked = sum(row.missing + row.behind for row in estimates)
     if not asked:
-        return "\n".join([*lines, "", "Every answer of the teacher is recorded."])
+        return "Every answer of the teacher is recorded."
     usd = sum(row.usd for row in estimates)
     priced = params.usd_per_million_prompt_tokens or params.usd_per_million_answer_tokens
     money = f"{usd:.2f} USD" if priced else "no price is set in section teacher"
-    return "\n".join([*lines, "", f"To ask: {asked} at most, but for repairs; {money}."])
+    tokens = sum(row.prompt_tokens + row.answer_tokens for row in estimates) / 1e6
+    return (
+        f"Teacher, not recorded yet: {asked} questions at most, but for repairs, {tokens:.1f} million "
+        f"tokens; {money}. `supertiny record` asks them."
+    )

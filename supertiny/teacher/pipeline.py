@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import orjson
 
 from supertiny.calls import NO_CALL, ToolCall, call_from_json
@@ -278,13 +279,13 @@ class Retriever:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = sorted(rows, key=lambda row: row["id"])
-        self._sizes = []
-        self._postings: dict[str, list[int]] = defaultdict(list)
-        for index, row in enumerate(self._rows):
-            tokens = token_set(row["query"])
-            self._sizes.append(len(tokens))
+        postings: dict[str, list[int]] = defaultdict(list)
+        token_sets = [token_set(row["query"]) for row in self._rows]
+        for index, tokens in enumerate(token_sets):
             for token in tokens:
-                self._postings[token].append(index)
+                postings[token].append(index)
+        self._sizes = np.array([len(tokens) for tokens in token_sets])
+        self._postings = {token: np.array(indices) for token, indices in postings.items()}
 
     def nearest(self, query: str, count: int, hidden: str) -> list[Row]:
         """The rows with the highest token-set Jaccard similarity, the nearest last.
@@ -292,13 +293,14 @@ class Retriever:
         The row with the id ``hidden`` is left out: a rewrite must not be shown its own command.
         """
         tokens = token_set(query)
-        shared = Counter(
-            index for token in sorted(tokens) for index in self._postings.get(token, ())
-        )
-        union = len(tokens)
-        ranked = sorted(
-            shared, key=lambda i: (-shared[i] / (union + self._sizes[i] - shared[i]), i)
-        )
+        known = [self._postings[token] for token in tokens if token in self._postings]
+        if not known:
+            return []
+        counts = np.bincount(np.concatenate(known))
+        (like,) = counts.nonzero()
+        shared = counts[like]
+        similarities = shared / (len(tokens) + self._sizes[like] - shared)
+        ranked = like[np.argsort(-similarities, kind="stable")]
         found: list[Row] = []
         per_tool: Counter[str] = Counter()
         for index in ranked:
