@@ -118,7 +118,8 @@ def _result_line(variant: Variant) -> list[str]:
         f"{found['soft_score']:.3f}",
         f"{percent(found['no_call_precision'])}% / {percent(found['no_call_recall'])}%",
         f"{percent(found['unparsable_rate'])}%",
-        f"{bench['size_mb']:.0f}" if bench else "-",
+        # Of a model behind somebody's server the size is not known.
+        f"{bench['size_mb']:.0f}" if bench and "size_mb" in bench else "-",
         f"{bench['latency_p50_ms']:.0f} / {bench['latency_p95_ms']:.0f}" if bench else "-",
         f"{bench['usd_per_million_requests']:.2f}" if bench else "-",
     ]

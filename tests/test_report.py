@@ -186,6 +186,9 @@ def test_results_table_shows_measured_cost_or_a_dash(lamps, tmp_path):
     assert lines[2].startswith("| a | 50.0% (33.2 to 66.8) |")
     assert lines[2].endswith("| - | - | - |")
     assert lines[3].endswith("| 123 | 31 / 45 | 0.87 |")
+    served = {key: value for key, value in BENCH.items() if key not in ("size_mb", "threads")}
+    (line,) = results_table([variant(lamps, tmp_path, "teacher", 15, served)]).splitlines()[2:]
+    assert line.endswith("| - | 31 / 45 | 0.87 |")
 
 
 def test_steps_count_what_was_fixed_and_broken(lamps, tmp_path):
