@@ -84,6 +84,7 @@ def _student_calls(
 
 def _metrics(split: str, result: Curated) -> dict[str, int]:
     counts = {f"{split}_funnel_{name}": count for name, count in result.funnel.items()}
+    counts |= {f"{split}_vouched_by_{name}": n for name, n in result.vouched_by.items()}
     reasons = reason_counts(result.rejected)
     counts |= {f"{split}_rejected_{reason}": count for reason, count in reasons.items()}
     ends = {"rejected": result.rejected, "failed": result.failed, "pairs": result.pairs}

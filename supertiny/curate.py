@@ -22,19 +22,26 @@ from supertiny.review import kept_texts, read_key, undecided
 from supertiny.task import Task
 
 Row = dict[str, Any]
-FUNNEL = ("asked", "valid", "equal_to_gold", "judged", "accepted")
+FUNNEL = ("asked", "valid", "vouched", "accepted")
 GROUP_COLUMNS = ["group", "name", "asked", "accepted", "rejected", "failed", "accepted_rate"]
 
 
 @dataclass
 class Curated:
-    """What became of a split's traces. Every trace is in exactly one of the three lists."""
+    """What became of a split's traces. Every trace is in exactly one of the first three lists.
+
+    Attributes:
+        pairs: the gold call of a rewrite against a wrong one.
+        funnel: rows left after each step of `FUNNEL`; a later step counts within the earlier.
+        vouched_by: valid rows that each verifier vouches for.
+    """
 
     accepted: list[Row] = field(default_factory=list)
     rejected: list[Row] = field(default_factory=list)
     failed: list[Row] = field(default_factory=list)
     pairs: list[Row] = field(default_factory=list)
     funnel: dict[str, int] = field(default_factory=dict)
+    vouched_by: dict[str, int] = field(default_factory=dict)
 
 
 def curate(
@@ -60,6 +67,7 @@ def curate(
     result = Curated()
     seen, unseen = NearDuplicates(params.max_similarity), NearDuplicates(params.max_similarity)
     known = {task.normalise(query) for query in commands}
+    tally: Counter[str] = Counter()
     for query in held_out:
         unseen.add(query)
     for trace in sorted(traces, key=lambda trace: trace["id"]):
@@ -67,9 +75,13 @@ def curate(
             result.failed.append(trace)
             continue
         reason = trace["reason"] if trace["status"] == "rejected" else ""
+        if not reason:
+            found = votes(trace, task, params, student)
+            tally.update(name for name, vouches in found.items() if vouches)
+            reason = _doubt(found, params)
+            tally["vouched"] += not reason
         if not reason and unseen.matches(trace["command"]):
             reason = "command_held_out"  # a command of train when it was recorded, and no more
-        reason = reason or _doubt(trace, task, params, student)
         reason = reason or _repetition(trace["text"], task, seen, unseen, known)
         if reason:
             result.rejected.append({**trace, "status": "rejected", "reason": reason})
@@ -77,7 +89,9 @@ def curate(
             seen.add(trace["text"])
             result.accepted.append(_sft_row(trace))
         result.pairs += _pairs(trace, task, params, accepted=not reason)
-    result.funnel = _funnel(traces, result, task, params)
+    result.vouched_by = {name: tally[name] for name in params.verifiers}
+    counts = (traces, _candidates(traces), range(tally["vouched"]), result.accepted)
+    result.funnel = {name: len(rows) for name, rows in zip(FUNNEL, counts, strict=True)}
     ended = len(result.accepted) + len(result.rejected) + len(result.failed)
     assert ended == len(traces), f"{len(traces)} traces went in, {ended} came out"
     return result
@@ -120,6 +134,7 @@ def precision(
     right = {read_key(row): row["right"] for row in read}
     known = [trace for trace in _candidates(traces) if read_key(trace) in right]
     counts = Counter({"read": len(known), "read_right": sum(right[read_key(t)] for t in known)})
+    counts.update({f"read_{n}{end}": 0 for n in params.verifiers for end in ("", "_right")})
     for trace in known:
         found = votes(trace, task, params, student)
         found["accepted"] = sum(found.values()) >= params.min_votes
@@ -249,10 +264,7 @@ def _check_verifiers(
         )
 
 
-def _doubt(
-    trace: Row, task: Task, params: Curate, student: Mapping[str, ToolCall | None] | None
-) -> str:
-    found = votes(trace, task, params, student)
+def _doubt(found: Mapping[str, bool], params: Curate) -> str:
     if sum(found.values()) >= params.min_votes:
         return ""
     against = "+".join(name for name, vouches in found.items() if not vouches)
@@ -309,12 +321,3 @@ def _pairs(trace: Row, task: Task, params: Curate, *, accepted: bool) -> list[Ro
         }
         for call in wrong
     ]
-
-
-def _funnel(traces: Sequence[Row], result: Curated, task: Task, params: Curate) -> dict[str, int]:
-    """Rows left after each step, in the order of `FUNNEL`; a later step counts within the earlier."""
-    valid = _candidates(traces)
-    equal = [trace for trace in valid if agrees(trace, task)]
-    judged = [trace for trace in equal if grade_of(trace) >= params.min_grade]
-    counts = (traces, valid, equal, judged, result.accepted)
-    return {name: len(rows) for name, rows in zip(FUNNEL, counts, strict=True)}

@@ -20,9 +20,8 @@ SHOWN = 30  # accepted rows, and as many rejected ones
 _STEPS = {  # those of the funnel of `supertiny.curate`, in words
     "asked": "asked for",
     "valid": "fits the function and the rules",
-    "equal_to_gold": "the teacher's blind call is the gold call",
-    "judged": "and the judge grades it well",
-    "accepted": "accepted: enough verifiers vouch for it, and no other row says it",
+    "vouched": "enough verifiers vouch for it",
+    "accepted": "accepted: and no other row says it",
 }
 
 
@@ -34,6 +33,17 @@ class Step:
     rows: int
     share: float
     bar: str
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """Who vouched for how many usable rewrites of train, and on those that a person read for how
+    many, and how many of these were right."""
+
+    name: str
+    vouched: int
+    read: int
+    right: int
 
 
 @dataclass(frozen=True)
@@ -53,12 +63,15 @@ class Quality:
 
     Attributes:
         funnels: steps by split.
+        read: rewrites that a person read, and how many of them are right.
         groups: rows of metrics/curate.tsv, by style and by tool.
         lengths: ``(style, rewrites, median words of a command, of its rewrite)``, accepted ones.
         reviewed: test rewrites that a person kept.
     """
 
     funnels: Mapping[str, Sequence[Step]]
+    verifiers: Sequence[Verifier]
+    read: tuple[int, int]
     groups: Sequence[Mapping[str, str]]
     lengths: Sequence[tuple[str, int, float, float]]
     accepted: Sequence[Sample]
@@ -83,6 +96,12 @@ def read_quality(curated: Path, metrics: Path, seed: int) -> Quality | None:
     rejected = read_jsonl(curated / "train.rejected.jsonl")
     return Quality(
         funnels={split: _funnel(counts, split) for split in splits},
+        verifiers=[
+            Verifier(name, counts[key], counts[f"read_{name}"], counts[f"read_{name}_right"])
+            for key in sorted(counts)
+            if (name := key.removeprefix("train_vouched_by_")) != key
+        ],
+        read=(counts["read"], counts["read_right"]),
         groups=read_tsv(metrics / "curate.tsv"),
         lengths=_lengths(accepted),
         accepted=[_sample(row, row["query"], row["call"], "") for row in _some(accepted, seed)],

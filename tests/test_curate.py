@@ -110,6 +110,11 @@ def test_impossible_verifiers_are_a_users_error():
         run(trace(0), verifiers=("call", "student"))
 
 
+def test_a_rewrite_whose_command_is_held_out_by_now_is_rejected():
+    result = run(trace(0), held_out=["set those den blinds to 30"])
+    assert reasons(result) == ["command_held_out"]
+
+
 def test_the_lower_grade_counts():
     assert grade_of(trace(0, faithful=5, natural=2)) == 2
     assert grade_of({"grade": None}) == 0
@@ -122,7 +127,8 @@ def test_accepted_rejected_and_failed_are_all_that_was_asked():
     ]  # fmt: skip
     result = run(*traces)
     assert (len(result.accepted), len(result.rejected), len(result.failed)) == (1, 3, 1)
-    assert result.funnel == {"asked": 5, "valid": 3, "equal_to_gold": 2, "judged": 2, "accepted": 1}
+    assert result.funnel == {"asked": 5, "valid": 3, "vouched": 2, "accepted": 1}
+    assert result.vouched_by == {"call": 2, "judge": 3}
     assert reason_counts(result.rejected) == {
         "missing_value": 1, "near_duplicate": 1, "not_vouched_by_call": 1,
     }  # fmt: skip
@@ -261,5 +267,7 @@ def test_precision_is_that_of_the_rewrites_a_person_read():
         "read_judge": 3, "read_judge_right": 2,  # of 0, 1, 2
         "read_accepted": 4, "read_accepted_right": 3,
     }  # fmt: skip
+    nobody = precision(traces, [], HOME, PARAMS)
+    assert nobody == dict.fromkeys(nobody, 0) and nobody.keys() >= {"read", "read_judge_right"}
     both = precision(traces, read, HOME, dataclasses.replace(PARAMS, min_votes=2))
     assert (both["read_accepted"], both["read_accepted_right"]) == (2, 1)
