@@ -111,7 +111,7 @@ def test_impossible_verifiers_are_a_users_error():
 
 
 def test_a_rewrite_whose_command_is_held_out_by_now_is_rejected():
-    result = run(trace(0), held_out=["set those den blinds to 30"])
+    result = run(trace(0), held_out=["Set the den blinds to 30!"])
     assert reasons(result) == ["command_held_out"]
 
 
