@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
         'or "error" where there is no call; such keys of the input are replaced.',
     )
     predict.add_argument("query", nargs="?", help="what was said, such as 'dim the lights to 30'")
-    predict.add_argument("--input", metavar="JSONL", help="file of queries, - for standard input")
+    predict.add_argument(
+        "--input", metavar="JSONL", help="file of queries or messages, - for standard input"
+    )
     predict.add_argument("--output", metavar="JSONL", help="where calls go, - (default) for stdout")
     predict.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="default: %(default)s")
     predict.add_argument("--task", help="the task that the model must be for")
@@ -455,7 +457,8 @@ def _answered(
     """The output row of each numbered line."""
     rows = [_read_row(number, line) for number, line in chunk]
     good = [row for row in rows if "error" not in row]
-    calls = student.predict_many([row["query"] for row in good], batch_size=batch_size)
+    said = [row["query"] if "query" in row else row["messages"] for row in good]
+    calls = student.predict_many(said, batch_size=batch_size)
     for row, call in zip(good, calls, strict=True):
         if isinstance(call, CallError):
             row["error"] = str(call)
@@ -474,9 +477,9 @@ def _read_row(number: int, line: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         return {"line": number, "error": f"expected an object, found {type(row).__name__}"}
     row = {key: value for key, value in row.items() if key not in MADE}
-    if "query" not in row:
-        row["error"] = 'no key "query"'
-    elif not isinstance(row["query"], str):
+    if ("query" in row) == ("messages" in row):
+        row["error"] = 'expected one of the keys "query" and "messages"'
+    elif "query" in row and not isinstance(row["query"], str):
         row["error"] = f"query: expected a string, found {type(row['query']).__name__}"
     return row
 

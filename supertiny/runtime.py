@@ -23,6 +23,7 @@ from tqdm import tqdm
 from supertiny.calls import ToolCall
 from supertiny.checksums import SUMS, check_sums
 from supertiny.confidence import Prediction, raw_score, read_calibration
+from supertiny.conversation import Said
 from supertiny.decoding import MAX_BATCH, Engine, Greedy, equal_length_batches, last_logits
 from supertiny.errors import CallError
 from supertiny.grammar import lark_grammar
@@ -59,7 +60,7 @@ class Answer:
     ended: bool
     score: float | None = None
 
-    def call(self, task: Task, query: str) -> ToolCall:
+    def call(self, task: Task, query: Said) -> ToolCall:
         """The call it stands for, free strings in the casing of the query.
 
         Raises:
@@ -68,7 +69,7 @@ class Answer:
         """
         if not self.ended:
             raise CallError(f"the answer did not end within {len(self.ids)} tokens")
-        return task.parse_call(self.text, query)
+        return task.parse_call(self.text, task.as_query(query))
 
 
 class OnnxStudent:
@@ -101,13 +102,14 @@ class OnnxStudent:
         self.engine = Engine(self.folder, threads)
         self.end_ids, self.until_end = self.engine.end_ids, self.engine.until_end
 
-    def encode(self, query: str) -> list[int]:
-        """Token ids of the prompt of a query, the start token first.
+    def encode(self, query: Said) -> list[int]:
+        """Token ids of the prompt of a query or conversation, the start token first.
 
         Raises:
-            CallError: blank, no valid Unicode text, more than `MAX_CHARACTERS` characters or more
+            CallError: messages that are no conversation; blank, no valid Unicode text, more than `MAX_CHARACTERS` characters or more
                 than `max_prompt_tokens` tokens.
         """
+        query = self.task.as_query(query)
         if len(query) > MAX_CHARACTERS:  # first, since all else takes time
             raise CallError(
                 f"query too long: found {len(query)} characters, at most {MAX_CHARACTERS} "
@@ -133,7 +135,7 @@ class OnnxStudent:
 
     def answers(
         self,
-        queries: Sequence[str],
+        queries: Sequence[Said],
         max_new_tokens: int = MAX_NEW_TOKENS,
         batch_size: int = MAX_BATCH,
         quiet: bool = False,
@@ -151,7 +153,7 @@ class OnnxStudent:
 
     def scored_answers(
         self,
-        queries: Sequence[str],
+        queries: Sequence[Said],
         max_new_tokens: int = MAX_NEW_TOKENS,
         batch_size: int = MAX_BATCH,
     ) -> list[Answer | CallError]:
@@ -160,7 +162,7 @@ class OnnxStudent:
 
     def _answers(
         self,
-        queries: Sequence[str],
+        queries: Sequence[Said],
         max_new_tokens: int,
         batch_size: int,
         quiet: bool,
@@ -181,14 +183,16 @@ class OnnxStudent:
                 progress.update(len(members))
         return [found[at] for at in range(len(queries))]
 
-    def _encode_or_error(self, query: str) -> list[int] | CallError:
+    def _encode_or_error(self, query: Said) -> list[int] | CallError:
         try:
             return self.encode(query)
         except CallError as error:
             return error
 
-    def predict(self, query: str, max_new_tokens: int = MAX_NEW_TOKENS) -> Prediction:
+    def predict(self, query: Said, max_new_tokens: int = MAX_NEW_TOKENS) -> Prediction:
         """The call for one query, with its confidence where the folder holds a calibration.
+
+        A conversation is a list of messages, see `supertiny.conversation.as_query`; here and below.
 
         Raises:
             CallError: what `encode` raises, or what `Answer.call` does.
@@ -199,7 +203,7 @@ class OnnxStudent:
 
     def predict_many(
         self,
-        queries: Sequence[str],
+        queries: Sequence[Said],
         max_new_tokens: int = MAX_NEW_TOKENS,
         batch_size: int = MAX_BATCH,
     ) -> list[Prediction | CallError]:
@@ -209,7 +213,7 @@ class OnnxStudent:
         return [self._prediction_or_error(*pair) for pair in zip(answers, queries, strict=True)]
 
     def _prediction_or_error(
-        self, answer: Answer | CallError, query: str
+        self, answer: Answer | CallError, query: Said
     ) -> Prediction | CallError:
         if isinstance(answer, CallError):
             return answer
@@ -218,13 +222,13 @@ class OnnxStudent:
         except CallError as error:
             return error
 
-    def _prediction(self, answer: Answer, query: str) -> Prediction:
+    def _prediction(self, answer: Answer, query: Said) -> Prediction:
         call = answer.call(self.task, query)
         if self.calibration is None or answer.score is None:
             return Prediction(call.name, call.arguments)
         return self.calibration.predict(call, answer.score)
 
-    def stream(self, query: str, max_new_tokens: int = MAX_NEW_TOKENS) -> Stream:
+    def stream(self, query: Said, max_new_tokens: int = MAX_NEW_TOKENS) -> Stream:
         """The answer to one query piece by piece, then its call (errors as `predict`)."""
         prompt, scored = self.encode(query), self.calibration is not None
         greedy = Greedy(self.engine, [prompt], max_new_tokens, self.grammar, scored)
@@ -327,7 +331,7 @@ class Stream:
     a legal call; all of it together is the answer. A character comes when it is whole.
     """
 
-    def __init__(self, student: OnnxStudent, greedy: Greedy, query: str) -> None:
+    def __init__(self, student: OnnxStudent, greedy: Greedy, query: Said) -> None:
         self._student, self._greedy, self._query = student, greedy, query
         self.prediction: Prediction | None = None
 

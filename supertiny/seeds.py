@@ -14,15 +14,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from supertiny.calls import call_from_json
+from supertiny.conversation import as_query
 from supertiny.errors import CallError, UserError
 from supertiny.io import iter_jsonl
 from supertiny.params.prepare import Prepare
 from supertiny.prepare import SPLITS, Row, token_set
+from supertiny.task import load_tools
 
 # Seeds at least this alike say one thing in two ways; far below the bound for near-duplicates.
 SAME_CLUSTER = 0.5
-_KEYS = {"query": str, "call": dict, "cluster": str, "slices": list, "source": str}
-_REQUIRED = {"query", "call"}
+CONVERSATION = "conversation"  # the slice of seeds with several turns
+_KEYS = {
+    "query": str,
+    "messages": list,
+    "call": dict,
+    "cluster": str,
+    "slices": list,
+    "source": str,
+}
+_REQUIRED = {"call"}
 
 
 class Rows:
@@ -100,6 +110,9 @@ def split_clusters(
 def load(path: Path, params: Prepare) -> Rows:
     """The source over a file of seeds: a ``query`` and its ``call`` a line.
 
+    In place of the query may stand ``messages``, a conversation (`supertiny.conversation.as_query`);
+    its row is in the slice ``conversation``. The tools are those of ``tools.json`` beside the file.
+
     Optional keys: ``cluster`` (seeds of one name share a split), ``slices`` (scored on their own)
     and ``source``.
 
@@ -130,12 +143,15 @@ def _row(seed: Row, source: str, cluster: str) -> Row:
 
 
 def read_seeds(path: Path) -> tuple[list[Row], list[str]]:
-    """The seeds of a file that are well formed, and what is wrong with the others."""
+    """The seeds of a file that are well formed, each with its query, and what is wrong with the
+    others."""
     seeds: list[Row] = []
     problems: list[str] = []
     try:
         for number, row in iter_jsonl(path):
             problem = _problem(row)
+            if problem is None and "messages" in row:
+                problem = _flatten(row, path.with_name("tools.json"))
             if problem is None:
                 seeds.append(row)
             else:
@@ -145,14 +161,26 @@ def read_seeds(path: Path) -> tuple[list[Row], list[str]]:
     return seeds, problems if seeds or problems else ["no seeds; expected one a line"]
 
 
+def _flatten(seed: Row, tools: Path) -> str | None:
+    """Give a seed of several turns its query and its slice; what is wrong with it, if anything."""
+    try:
+        seed["query"] = as_query(seed["messages"], load_tools(tools))
+    except (CallError, UserError) as error:
+        return str(error)
+    seed["slices"] = [*seed.get("slices", []), CONVERSATION]
+    return None
+
+
 def _problem(row: Row) -> str | None:
     unknown, missing = sorted(row.keys() - _KEYS.keys()), sorted(_REQUIRED - row.keys())
+    if ("query" in row) == ("messages" in row):
+        missing.append("either query or messages")
     if unknown or missing:
         return f"unknown keys {unknown}, missing keys {missing}; allowed: {', '.join(_KEYS)}"
     for key, kind in _KEYS.items():
         if key in row and not isinstance(row[key], kind):
             return f"{key}: found {row[key]!r}, expected {kind.__name__}"
-    if not row["query"].strip():
+    if not row.get("query", "-").strip():
         return "query: empty"
     if not all(isinstance(name, str) for name in row.get("slices", [])):
         return f"slices: found {row['slices']!r}, expected a list of strings"

@@ -125,14 +125,20 @@ def _refuse_damaged_inputs() -> None:
     stages = yaml.load(lock.read_text(encoding="utf-8"), _Loader)["stages"]
     command = " ".join(["python", "-m", f"stages.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
     deps = [dep["path"] for s in stages.values() if s["cmd"] == command for dep in s["deps"]]
+    # DVC leaves the entries of stages there that dvc.yaml calls otherwise by now: any may be the one.
+    makers: dict[str, dict[str, Any]] = {}
     for stage, entry in stages.items():
         for out in entry.get("outs", ()):
-            if any(Path(dep).is_relative_to(out["path"]) for dep in deps) and _is_damaged(out):
-                raise UserError(
-                    f"{out['path']}: not what the stage {stage} wrote (dvc.lock), so damaged or edited; "
-                    f"`dvc checkout --force {out['path']}` brings it back. Should it be as it is, "
-                    f"`dvc commit {stage}` records it"
-                )
+            if any(Path(dep).is_relative_to(out["path"]) for dep in deps):
+                makers.setdefault(out["path"], {})[stage] = out
+    for path, outs in makers.items():
+        if all(map(_is_damaged, outs.values())):
+            stage = " or ".join(outs)
+            raise UserError(
+                f"{path}: not what the stage {stage} wrote (dvc.lock), so damaged or edited; "
+                f"`dvc checkout --force {path}` brings it back. Should it be as it is, "
+                f"`dvc commit {stage}` records it"
+            )
 
 
 def _is_damaged(out: dict[str, Any]) -> bool:

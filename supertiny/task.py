@@ -17,6 +17,7 @@ import yaml
 
 from supertiny import calls
 from supertiny.calls import Tool, ToolCall
+from supertiny.conversation import Said, as_query
 from supertiny.errors import CallError, UserError
 from supertiny.io import read_json
 
@@ -49,6 +50,10 @@ class Task:
         text = " ".join(unicodedata.normalize("NFKC", query).split())
         text = text.replace("<|", "< |")
         return text.lower() if self.lowercase else text
+
+    def as_query(self, said: Said) -> str:
+        """A query, or a conversation, as one text; errors as `supertiny.conversation.as_query`."""
+        return as_query(said, self.tools)
 
     def render_prompt(self, query: str) -> str:
         """The text before the student's answer, without the tokenizer's start token."""

@@ -53,6 +53,9 @@ def test_bad_lines_are_reported_by_number_and_the_others_answered(capsys, taught
         b'{"query": "on", "x": NaN}',
         b'{"query": "\xff"}',
         b"[" * 100_000,
+        b'{"query": "on", "messages": []}',
+        b'{"messages": [{"role": "user"}]}',
+        b'{"messages": [{"role": "user", "content": "dim it to 30"}]}',
         b'{"query": "on"}',
     ]
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
@@ -66,13 +69,14 @@ def test_bad_lines_are_reported_by_number_and_the_others_answered(capsys, taught
     call = {"name": "Dim", "arguments": {"brightness": 30}}
     assert rows[0] == {"query": "dim it to 30", "id": "a", "note": "café", "call": call}
     assert rows[-1] == {"query": "on", "call": {"name": "LightOn", "arguments": {}}}
-    assert len(rows) == 11
-    assert all("error" in row and "call" not in row for row in rows[1:-1])
-    for number in (2, 4, 5, 6, 7, 8, 9, 10, 11):
+    assert rows[-2]["call"] == call
+    assert len(rows) == 14
+    assert all("error" in row and "call" not in row for row in rows[1:-2])
+    for number in (2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13):
         assert f"line {number}: " in err
     assert "line 3: " not in err
     assert "at most" in rows[5]["error"]
-    assert "11 lines: 2 calls, 9 failed" in err
+    assert "14 lines: 3 calls, 11 failed" in err
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["in.jsonl", "out.jsonl"]
 
 

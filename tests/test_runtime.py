@@ -131,6 +131,19 @@ def test_one_bad_query_does_not_lose_the_others(taught):
     assert results[2] == ToolCall("LightOn", {})
 
 
+def test_a_conversation_is_answered_like_its_text(taught, lamps):
+    turn = {"role": "user", "content": "dim it to 30"}
+    call = {"role": "assistant", "call": {"name": "LightOn", "arguments": {}}}
+    for messages in ([turn], [{**turn, "content": "on"}, call, turn]):
+        text = lamps.as_query(messages)
+        assert taught.encode(messages) == taught.encode(text)
+        assert taught.predict(messages) == taught.predict(text)
+        assert "".join(taught.stream(messages)) == "".join(taught.stream(text))
+    many = taught.predict_many([[turn], [call], "on"])
+    assert many[0] == ToolCall("Dim", {"brightness": 30}) and many[2] == ToolCall("LightOn", {})
+    assert isinstance(many[1], CallError)
+
+
 @pytest.mark.parametrize("name", [*MODEL_FILES, "task/tools.json"])
 def test_a_missing_file_is_named_with_the_command_that_makes_it(tiny_onnx, tmp_path, name):
     shutil.copytree(tiny_onnx, tmp_path / "model")

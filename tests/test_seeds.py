@@ -79,6 +79,24 @@ def test_seeds_alike_are_loaded_into_one_split(tmp_path):
     assert len(set.union(*found)) == 12
 
 
+def test_a_seed_of_several_turns_is_a_row_of_its_text(tmp_path):
+    tool = {"name": "Track", "alias": "track", "description": "d", "parameters": {"type": "object",
+            "properties": {"order": {"type": "string"}}, "additionalProperties": False}}  # fmt: skip
+    (tmp_path / "tools.json").write_text(json.dumps([tool]))
+    turns = [
+        {"role": "user", "content": "where is K-1"},
+        {"role": "assistant", "call": {"name": "Track", "arguments": {"order": "K-1"}}},
+        {"role": "user", "content": "and K-2"},
+    ]
+    seed = {"messages": turns, "call": {"name": "Track", "arguments": {"order": "K-2"}}}
+    path = write(tmp_path / "seeds.jsonl", {**seed, "slices": ["b"]}, {**seed, "query": "x"},
+                 {**seed, "messages": turns[:2]})  # fmt: skip
+    found, problems = read_seeds(path)
+    assert [row["query"] for row in found] == ["where is K-1 => track order K-1 => and K-2"]
+    assert found[0]["slices"] == ["b", "conversation"]
+    assert "either query or messages" in problems[0] and "the last one" in problems[1]
+
+
 def test_a_split_without_rows_and_one_with_too_few_are_told(tmp_path, capsys):
     path = write(tmp_path / "seeds.jsonl", *({"query": q, "call": CALL} for q in ("a", "b", "c")))
     source = load(path, PARAMS)

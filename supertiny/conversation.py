@@ -1,0 +1,63 @@
+"""Several turns as one query: what was said and the calls that were made, oldest first, on one line.
+
+The student reads the same text whether a query is one message or the last of several::
+
+    where is order K-1 => track order K-1 => then refund it
+
+An earlier call stands in the words that the student would answer with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from supertiny.calls import Tool, call_from_json, render_call, validate_call
+from supertiny.errors import CallError
+
+ARROW = "=>"
+Message = Mapping[str, Any]
+Said = (
+    str | Sequence[Message]
+)  # one message, or a conversation whose last message is to be answered
+
+
+def as_query(said: Said, tools: Mapping[str, Tool]) -> str:
+    """A query as one text.
+
+    Args:
+        said: the query itself, or messages: ``{"role": "user", "content": text}`` and
+            ``{"role": "assistant", "call": {"name", "arguments"}}``, the last one the user's.
+
+    Raises:
+        CallError: no such messages, or an earlier call that the tools do not allow.
+    """
+    if isinstance(said, str):
+        return said
+    if not isinstance(said, Sequence) or not said:
+        raise CallError(f"messages: found {said!r}, expected a list with a message at least")
+    turns = [_turn(number, message, tools) for number, message in enumerate(said, 1)]
+    if said[-1]["role"] != "user":
+        raise CallError("messages: the last one is not the user's; there is nothing to answer")
+    return f" {ARROW} ".join(turns)
+
+
+def _turn(number: int, message: Message, tools: Mapping[str, Tool]) -> str:
+    where = f"messages, number {number}"
+    role = message.get("role") if isinstance(message, Mapping) else None
+    expected = {"user": {"role", "content"}, "assistant": {"role", "call"}}.get(str(role))
+    if expected is None or message.keys() != expected:
+        raise CallError(
+            f"{where}: found {message!r}, expected role `user` with content, or `assistant` with call"
+        )
+    if role == "user":
+        if not isinstance(message["content"], str) or not message["content"].strip():
+            raise CallError(f"{where}: content: found {message['content']!r}, expected a text")
+        # Nobody can write a turn that was none into a message.
+        return message["content"].replace(ARROW, "= >")
+    try:
+        call = call_from_json(message["call"])
+        validate_call(call, tools)
+    except CallError as error:
+        raise CallError(f"{where}: {error}") from None
+    return " ".join(render_call(call, tools).split())
