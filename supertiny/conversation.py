@@ -34,10 +34,11 @@ def as_query(said: Said, tools: Mapping[str, Tool]) -> str:
     """
     if isinstance(said, str):
         return said
-    if not isinstance(said, Sequence) or not said:
-        raise CallError(f"messages: found {said!r}, expected a list with a message at least")
-    turns = [_turn(number, message, tools) for number, message in enumerate(said, 1)]
-    if said[-1]["role"] != "user":
+    messages: Any = said  # whatever a caller read from somewhere
+    if not isinstance(messages, list | tuple) or not messages:
+        raise CallError(f"messages: found {messages!r}, expected a list with a message at least")
+    turns = [_turn(number, message, tools) for number, message in enumerate(messages, 1)]
+    if messages[-1]["role"] != "user":
         raise CallError("messages: the last one is not the user's; there is nothing to answer")
     return f" {ARROW} ".join(turns)
 

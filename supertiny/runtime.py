@@ -106,8 +106,8 @@ class OnnxStudent:
         """Token ids of the prompt of a query or conversation, the start token first.
 
         Raises:
-            CallError: messages that are no conversation; blank, no valid Unicode text, more than `MAX_CHARACTERS` characters or more
-                than `max_prompt_tokens` tokens.
+            CallError: messages that are no conversation; blank, no valid Unicode text, more than
+                `MAX_CHARACTERS` characters or more than `max_prompt_tokens` tokens.
         """
         query = self.task.as_query(query)
         if len(query) > MAX_CHARACTERS:  # first, since all else takes time
