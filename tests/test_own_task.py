@@ -107,7 +107,7 @@ def test_what_may_be_meant_is_a_note(folder):
 def test_capitals_that_a_student_of_lower_case_cannot_know_are_a_problem(folder):
     edit(folder / "task.yaml", "lowercase: false", "lowercase: true")
     problems = check(folder).problems
-    assert len(problems) == 15 and all("cannot know the capitals" in each for each in problems)
+    assert len(problems) == 16 and all("cannot know the capitals" in each for each in problems)
 
 
 @pytest.mark.parametrize("name", ["Two Words", "1st", "class", "../up", ""])
