@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -286,7 +287,11 @@ def _plan(arguments: argparse.Namespace) -> int:
         return _plan_teacher()
     from supertiny import plan  # here and below, so that the other commands start at once
 
-    steps = plan.make_plan()
+    # Beside what DVC reads, which takes as long: whether it is wanted is known only then.
+    with ProcessPoolExecutor(1) as beside:
+        text = not (arguments.json or arguments.to_pull)
+        questions = beside.submit(_teacher_estimate, brief=True) if text else None
+        steps = plan.make_plan()
     if arguments.to_pull:
         for stage in plan.to_pull(steps):
             print(stage)
@@ -294,8 +299,10 @@ def _plan(arguments: argparse.Namespace) -> int:
         print(_dump(plan.to_json(steps)))
     else:
         print(plan.render(steps))
-        if any(step.stage == "teacher" and step.action in ("run", "follow") for step in steps):
-            print(_teacher_estimate(brief=True))
+        if questions and any(
+            step.stage == "teacher" and step.action in ("run", "follow") for step in steps
+        ):
+            print(questions.result())
     return 0
 
 
@@ -313,7 +320,7 @@ def _teacher_estimate(brief: bool) -> str:
     if params.backend in ("none", "made_up"):
         return f"Teacher: no LLM is asked (teacher.backend: {params.backend})."
     try:
-        found = estimate.estimate(task, params, *inputs(task))
+        found = estimate.estimate(task, params, *inputs(task, checked=False))
     except UserError as error:
         if not brief:
             raise

@@ -21,6 +21,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.stage.serialize import to_single_stage_lockfile
 from dvc.utils import dict_sha256
+from dvc.utils.serialize import load_path
 
 from supertiny.errors import UserError
 
@@ -68,6 +69,7 @@ class _Planner:
         self.made_by = {out.fs_path: out for stage in repo.index.stages for out in stage.outs}
         self.unknown: set[str] = set()  # outs that come to be only by running
         self.restored: dict[str, Any] = {}  # outs that the run cache will put in place
+        self.params: dict[str, Any] = {}  # files of params by path
 
     def steps(self) -> Iterator[Step]:
         graph = self.repo.index.graph  # edges lead from a stage to those it reads from
@@ -110,13 +112,28 @@ class _Planner:
         reasons = []
         for dep in stage.deps:
             if isinstance(dep, ParamsDependency):
-                reasons += _param_changes(dep)
+                reasons += _param_changes(dep, self._params_now(dep))
             elif not any(_overlap(path, dep.fs_path) for path in {*self.unknown, *self.restored}):
                 for path, state in dep.status().items():
                     reasons += self._dep_reason(dep, path, state)
         if stage.changed_stage():
             reasons.append("its command changed")
         return reasons
+
+    def _params_now(self, dep: Any) -> dict[str, Any]:
+        # As DVC reads them, but the file once and not once a stage: that takes a second.
+        if dep.fs_path not in self.params:
+            self.params[dep.fs_path] = load_path(dep.fs_path, dep.fs) if dep.exists else {}
+        if not dep.params:  # the whole file
+            return self.params[dep.fs_path]
+        found: dict[str, Any] = {}
+        for key in dep.params:
+            value: Any = self.params[dep.fs_path]
+            for part in key.split("."):
+                value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+            if value is not _ABSENT:
+                found[key] = value
+        return found
 
     def _dep_reason(self, dep: Any, path: str, state: str) -> list[str]:
         if state != "deleted":
@@ -202,8 +219,8 @@ def _overlap(one: str, other: str) -> bool:
     return one == other or one.startswith(f"{other}{os.sep}") or other.startswith(f"{one}{os.sep}")
 
 
-def _param_changes(dep: Any) -> list[str]:
-    old, new = _flat(dep.hash_info.value or {}), _flat(dep.read_params())
+def _param_changes(dep: Any, now: Mapping[str, Any]) -> list[str]:
+    old, new = _flat(dep.hash_info.value or {}), _flat(now)
     prefix = "" if Path(str(dep)).name == "params.yaml" else f"{dep}:"
     return [
         f"{prefix}{key}: {_shown(old.get(key, _ABSENT))} -> {_shown(new.get(key, _ABSENT))}"

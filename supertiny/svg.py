@@ -125,7 +125,8 @@ def pareto(points: Sequence[Point], reference: tuple[str, float]) -> str:
     """Exact match over p50 latency, area for size; the variants that no other one beats are joined.
 
     Args:
-        reference: a variant's name and exact match, drawn as a level line.
+        reference: a variant's name and exact match, drawn as a level line; named there unless it is
+            one of the points.
     """
     height = 320
     best = frontier(points)
@@ -146,7 +147,9 @@ def pareto(points: Sequence[Point], reference: tuple[str, float]) -> str:
     axes = Axes(drawing, height, latencies, shares, labels)
     level = axes.y(100 * reference[1])
     drawing.line("reference", _LEFT, level, axes.right, level)
-    drawing.text(f"{reference[0]} {100 * reference[1]:.1f}%", axes.right - 4, level - 6, "", "end")
+    if reference[0] not in {point.name for point in points}:
+        text = f"{reference[0]} {100 * reference[1]:.1f}%"
+        drawing.text(text, axes.right - 4, level - 6, "", "end")
     for a, b in zip(best, best[1:], strict=False):
         ends = (
             axes.x(a.p50_ms),

@@ -303,7 +303,7 @@ def prepared(tiny_model, tmp_path_factory):
         }
         for name in names for verb, tool in calls
     ]  # fmt: skip
-    write_jsonl(folder / "data/queries/train.jsonl", found)
+    write_jsonl(folder / "data/curated/train.jsonl", found)
     shutil.copytree(tiny_model, folder / "models/rl")
     cut_student(tiny_model, found, load_task("home"), folder / "models/pruned")
     run_stage(folder, "logits")

@@ -380,6 +380,20 @@ def test_ticks_of_a_log_axis():
     assert svg.log_ticks(0.0005, 20) == [0.001, 0.01, 0.1, 1, 10]
 
 
+def test_the_level_line_is_named_where_no_point_is():
+    points = [svg.Point("a", 0.9, 0.88, 0.92, 40, 50), svg.Point("b", 0.5, 0.4, 0.6, 6000, 1100)]
+    assert svg.pareto(points, ("rules", 0.7)).count(">rules 70.0%<") == 1
+    assert ">b 50.0%<" not in svg.pareto(points, ("b", 0.5))
+
+
+def test_latencies_that_lie_far_apart_are_drawn_apart():
+    """On a linear axis two of 40 and 80 ms would be one beside one of 6 s."""
+    made = [svg.Point(str(ms), 0.9, 0.88, 0.92, ms, None) for ms in (40, 80, 6000)]
+    drawn = re.findall(r'<circle class="dot" cx="([\d.]+)"', svg.pareto(made, ("old", 0.7)))
+    places = sorted(float(x) for x in drawn)
+    assert len(places) == 3 and places[1] - places[0] > 30
+
+
 def test_labels_of_variants_at_one_place_do_not_meet():
     points = [svg.Point(f"variant{i}", 0.8, 0.78, 0.82, 30, 100) for i in range(4)]
     drawn = re.findall(r'x="([\d.]+)" y="([\d.]+)" class="name"', svg.pareto(points, ("old", 0.7)))

@@ -213,15 +213,14 @@ def test_no_base_model_is_a_users_error(project):
 
 
 def test_a_second_run_at_the_same_time_is_refused(project):
-    params = project / "params.yaml"
-    longer = params.read_text().replace("max_steps: 12", "max_steps: 0")
-    params.write_text(longer.replace("epochs: 1\n", "epochs: 100\n"))
+    set_param(project, "sft", "gold_max_steps", 0)
+    set_param(project, "sft", "epochs", 100)
     first = subprocess.Popen(
         [sys.executable, "-m", "stages.sft", "gold"],
         cwd=project, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        lock = project / ".supertiny/locks/sft"
+        lock = project / ".supertiny/locks/sft-gold"
         while not (lock.is_file() and lock.read_text()):
             assert first.poll() is None
             time.sleep(0.05)
@@ -238,7 +237,7 @@ def edit_during_run(project, module):
         [sys.executable, "-m", "stages.sft", "gold"],
         cwd=project, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    lock = project / ".supertiny/locks/sft"
+    lock = project / ".supertiny/locks/sft-gold"
     while not lock.is_file():
         assert process.poll() is None
         time.sleep(0.05)

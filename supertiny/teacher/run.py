@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from supertiny.curate import kept_rewrites
-from supertiny.io import read_json, write_jsonl
+from supertiny.io import read_json, read_jsonl, write_jsonl
 from supertiny.metrics import latency
 from supertiny.params.teacher import Teacher
 from supertiny.queries import read_queries
@@ -43,22 +43,28 @@ class Taught:
     answers: list[Row]
 
 
-def inputs(task: Task) -> tuple[dict[str, list[Row]], Path, Path]:
+def inputs(task: Task, checked: bool = True) -> tuple[dict[str, list[Row]], Path, Path]:
     """What a run of the project reads and writes: rows by split, the recording, the live file.
 
     Rows of train are those of the recording's own ``commands.jsonl`` if it has one: a recording holds
     what its questions are made of, so train can be drawn anew and no answer is lost.
 
+    Args:
+        checked: False where nothing is asked or learned: to check ten thousand calls takes time.
+
     Raises:
         UserError: the queries are missing or damaged.
     """
     folder = RECORDINGS / task.name
-    queries = {split: read_queries(QUERIES / f"{split}.jsonl", task) for split in SPLITS[1:]}
+
+    def read(path: Path) -> list[Row]:
+        return read_queries(path, task) if checked else read_jsonl(path)
+
+    queries = {split: read(QUERIES / f"{split}.jsonl") for split in SPLITS[1:]}
     if (folder / COMMANDS).is_file():
-        queries["train"] = read_queries(folder / COMMANDS, task)
+        queries["train"] = read(folder / COMMANDS)
     else:
-        train = read_queries(QUERIES / "train.jsonl", task)
-        queries["train"] = in_turn(train, _MOST_COMMANDS)
+        queries["train"] = in_turn(read(QUERIES / "train.jsonl"), _MOST_COMMANDS)
     return queries, folder / "rows.jsonl.gz", STATE_DIR / "teacher" / task.name / "rows.jsonl"
 
 
