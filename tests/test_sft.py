@@ -14,6 +14,7 @@ from project import environment, make_project, run_stage
 from tinygraph import set_param
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from supertiny import packing
 from supertiny.io import read_json, read_tsv, sha256_file
 from supertiny.packing import ATTENTION, IGNORED, PackedCollator
 from supertiny.sft import answer_losses, encode_row, hardest
@@ -125,8 +126,12 @@ def test_prompt_tokens_carry_no_loss(prepared):
     assert row["labels"][: len(prompt)] == [IGNORED] * len(prompt)
 
 
-def test_the_loss_is_the_mean_cross_entropy_of_each_rows_answer(prepared):
+@pytest.mark.parametrize("short", [128, 0])
+def test_the_loss_is_the_mean_cross_entropy_of_each_rows_answer(prepared, monkeypatch, short):
     """Packed rows against the plain definition, one row at a time, in float64; gradients too."""
+    monkeypatch.setattr(
+        packing, "SHORT", short
+    )  # attention by plain products, and the fused kernel
 
     def load(**options):
         base = prepared / "models/base"
