@@ -86,14 +86,19 @@ def ckd_loss(
     exact = logits if logits.dtype == torch.float64 else logits.float()
     log_q = exact.log_softmax(-1)
     share = 1 / (len(logits) if positions is None else positions)
-    forward_kl = _forward_kl(log_q, teacher_ids, teacher_log_probs) * share
-    tail = _tail(log_q, teacher_ids) * share
-    cross_entropy = (
-        functional.nll_loss(log_q, labels, ignore_index=IGNORED, reduction="sum") * share
+    # A term of weight 0 is for the log alone: going back through it costs as much as any other.
+    forward_kl = _forward_kl(_of(log_q, weights.forward_kl), teacher_ids, teacher_log_probs) * share
+    tail = _tail(_of(log_q, weights.tail), teacher_ids) * share
+    cross_entropy = share * functional.nll_loss(
+        _of(log_q, weights.cross_entropy), labels, ignore_index=IGNORED, reduction="sum"
     )
     total = weights.forward_kl * forward_kl + weights.tail * tail
     total = total + weights.cross_entropy * cross_entropy
     return Loss(total, forward_kl.detach(), tail.detach(), cross_entropy.detach())
+
+
+def _of(log_q: torch.Tensor, weight: float) -> torch.Tensor:
+    return log_q if weight else log_q.detach()
 
 
 def _forward_kl(log_q: torch.Tensor, ids: torch.Tensor, log_probs: torch.Tensor) -> torch.Tensor:
