@@ -6,7 +6,6 @@ import importlib
 import re
 import unicodedata
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,10 +19,12 @@ from supertiny.calls import Tool, ToolCall
 from supertiny.conversation import Said, as_query
 from supertiny.errors import CallError, UserError
 from supertiny.io import read_json
+from supertiny.quoting import as_said
 
 TASKS_DIR = Path("tasks")
 PROMPT_FORMS = ("query", "signatures")
 _KEYS = {"name", "description", "licence", "language", "prompt", "lowercase"}
+_OPTIONAL = {"lexicon": ""}
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
@@ -32,7 +33,8 @@ class Task:
     """What the job is; made by `load_task` from a folder with ``task.yaml`` and ``tools.json``.
 
     With the prompt form ``query`` the student reads the query alone and has the schemas in its
-    weights; with ``signatures`` the tools stand before the query in one line each.
+    weights; with ``signatures`` the tools stand before the query in one line each. ``lexicon`` holds
+    the words that a student may spell otherwise than the query does, see `as_said`.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Task:
     language: str
     prompt: str
     lowercase: bool
+    lexicon: frozenset[str]
     tools: Mapping[str, Tool]
     folder: Path
 
@@ -69,13 +72,26 @@ class Task:
         return calls.render_call(call, self.tools)
 
     def parse_call(self, text: str, query: str | None = None) -> ToolCall:
-        """The call an answer stands for; free strings get back the casing they have in ``query``.
+        """The call an answer stands for; with ``query``, its strings are spelt and cased as there.
 
         Raises:
             CallError: the answer is no legal call of this task.
         """
         call = calls.parse_call(text, self.tools)
-        return self.restore_case(call, query) if query is not None and self.lowercase else call
+        if query is None:
+            return call
+        call = self.quote(call, query)
+        return self.restore_case(call, query) if self.lowercase else call
+
+    def quote(self, call: ToolCall, query: str) -> ToolCall:
+        """Spell the arguments that quote the query (``x-quoted`` in their schema) as it does."""
+        schemas = self.tools[call.name].properties if call.name in self.tools else {}
+        said = self.normalise(query)
+        for key, value in call.arguments.items():
+            if isinstance(value, str) and schemas.get(key, {}).get("x-quoted"):
+                spelt = as_said(value, said, self.lexicon)
+                call = self._with(call, key, spelt) if spelt != value else call
+        return call
 
     def may_become_call(self, text: str) -> bool:
         """Whether an answer that begins so can still turn out legal; `calls.may_become_call`."""
@@ -88,16 +104,20 @@ class Task:
         lowered = plain.lower()
         if len(lowered) != len(plain):  # a few letters change length, positions would not match
             return call
-        restored = dict(call.arguments)
         for key, value in call.arguments.items():
             at = lowered.find(value) if isinstance(value, str) else -1
-            if at < 0:
-                continue
-            written = ToolCall(call.name, {**restored, key: plain[at : at + len(value)]})
-            with suppress(CallError):
-                self.validate(written)
-                restored = written.arguments
-        return ToolCall(call.name, restored)
+            if at >= 0:
+                call = self._with(call, key, plain[at : at + len(value)])
+        return call
+
+    def _with(self, call: ToolCall, key: str, value: str) -> ToolCall:
+        """The call with another value, or as it is where the tools do not allow that one."""
+        changed = ToolCall(call.name, {**call.arguments, key: value})
+        try:
+            self.validate(changed)
+        except CallError:
+            return call
+        return changed
 
     def validate(self, call: ToolCall) -> None:
         """Raises `CallError` for a call that the tools do not allow."""
@@ -143,14 +163,19 @@ def load_task_folder(folder: Path | str) -> Task:
 
 def _load_meta(path: Path) -> dict[str, Any]:
     meta = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(meta, dict) or set(meta) != _KEYS:
+    if not isinstance(meta, dict) or set(meta) - set(_OPTIONAL) != _KEYS:
         found = sorted(meta) if isinstance(meta, dict) else type(meta).__name__
-        raise UserError(f"{path}: expected exactly the keys {sorted(_KEYS)}, found {found}")
+        raise UserError(
+            f"{path}: expected the keys {sorted(_KEYS)} and at most {sorted(_OPTIONAL)}, found {found}"
+        )
+    meta = {**_OPTIONAL, **meta}
     if meta["prompt"] not in PROMPT_FORMS:
         raise UserError(f"{path}: prompt: found {meta['prompt']!r}, allowed: {PROMPT_FORMS}")
     if not isinstance(meta["lowercase"], bool):
         raise UserError(f"{path}: lowercase: found {meta['lowercase']!r}, allowed: true, false")
-    return meta
+    if not isinstance(meta["lexicon"], str):
+        raise UserError(f"{path}: lexicon: expected words with blanks between")
+    return {**meta, "lexicon": frozenset(meta["lexicon"].split())}
 
 
 def load_tools(path: Path | str) -> dict[str, Tool]:
@@ -190,6 +215,8 @@ def _check_tool(tool: Tool, where: str) -> None:
     for key, schema in tool.properties.items():
         if not _IDENTIFIER.fullmatch(key):
             raise UserError(f"{where}: argument name {key!r} must match {_IDENTIFIER.pattern}")
+        if not isinstance(schema.get("x-quoted", False), bool):
+            raise UserError(f"{where}, {key}: x-quoted: allowed are true and false")
         unknown = set(schema.get("x-fold", ())) - calls.FOLDS
         if unknown:
             raise UserError(f"{where}, {key}: unknown x-fold {sorted(unknown)}")

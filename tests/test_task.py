@@ -57,6 +57,7 @@ def set_parameters(key, value):
             set_parameters("properties", {"a": {"x-fold": ["colour"]}}),
             r"unknown x-fold \['colour'\]",
         ),
+        (set_parameters("properties", {"a": {"x-quoted": "yes"}}), "x-quoted: allowed are true"),
         (set_parameters("properties", {"a": {"x-alias": "big a"}}), "x-alias 'big a' must be one"),
         (set_parameters("properties", {"a": {"x-alias": "b"}, "b": {}}), "have the same x-alias"),
     ],
@@ -72,8 +73,9 @@ def test_a_broken_tool_is_named(folder, change, message):
     [
         (lambda m: m.__setitem__("prompt", "json"), "prompt: found 'json'"),
         (lambda m: m.__setitem__("lowercase", "yes"), "lowercase: found 'yes'"),
-        (lambda m: m.pop("licence"), "expected exactly the keys"),
-        (lambda m: m.__setitem__("extra", 1), "expected exactly the keys"),
+        (lambda m: m.__setitem__("lexicon", ["word"]), "lexicon: expected words"),
+        (lambda m: m.pop("licence"), "expected the keys"),
+        (lambda m: m.__setitem__("extra", 1), "expected the keys"),
     ],
 )
 def test_a_broken_task_file_is_named(folder, change, message):

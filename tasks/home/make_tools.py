@@ -41,6 +41,9 @@ ARGUMENT_ALIASES = {
     "volume_level": "level", "volume_step": "step", "conversation_command": "command",
 }  # fmt: skip
 
+# What stands in the query as in the call, so that a slip in copying it can be mended.
+QUOTED = {"name", "area", "floor", "item", "search_query", "message", "conversation_command"}
+
 FREE_TEXT = {"type": "string", "minLength": 1, "x-fold": ["case", "articles", "numbers"]}
 
 
@@ -92,7 +95,7 @@ def _parameters(
     properties = {
         slot: {
             "description": definition["description"],
-            **_schema(filled.get(slot, [None])),
+            **_schema(filled.get(slot, [None]), slot in QUOTED),
             **({"x-alias": ARGUMENT_ALIASES[slot]} if slot in ARGUMENT_ALIASES else {}),
         }
         for slot, definition in slots.items()
@@ -109,11 +112,11 @@ def _parameters(
     }
 
 
-def _schema(sources: list[Any]) -> dict[str, Any]:
+def _schema(sources: list[Any], quoted: bool) -> dict[str, Any]:
     ranges = [source for source in sources if isinstance(source, RangeSlotList)]
     values = {value for source in sources for value in _constants(source)}
     if any(source is None or _is_open(source) for source in sources):
-        return dict(FREE_TEXT)
+        return {**FREE_TEXT, **({"x-quoted": True} if quoted else {})}
     words = sorted(value for value in values if isinstance(value, str))
     numbers = [value for value in values if not isinstance(value, str)]
     options = [{"type": "string", "enum": words}] if words else []
