@@ -14,9 +14,10 @@ TASK_FOLDER = "task"
 TASK_FILES = ("task.yaml", "tools.json")
 
 
-def size_mb(folder: Path) -> float:
-    """Megabytes (10**6 bytes) of all files of a model folder."""
-    return round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6, 1)
+def size_mb(model: Path) -> float:
+    """Megabytes (10**6 bytes) of all files of a model folder, or of a model that is one file."""
+    files = [model, *model.rglob("*")]
+    return round(sum(path.stat().st_size for path in files if path.is_file()) / 1e6, 1)
 
 
 def check_folder(folder: Path) -> None:

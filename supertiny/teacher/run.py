@@ -11,6 +11,7 @@ from typing import Any
 from supertiny.curate import kept_rewrites
 from supertiny.io import read_json, read_jsonl, write_jsonl
 from supertiny.metrics import latency
+from supertiny.modelfolder import size_mb
 from supertiny.params.teacher import Teacher
 from supertiny.queries import read_queries
 from supertiny.review import REVIEW, decisions
@@ -133,11 +134,7 @@ def record(
             write_recording(recording, [*unused, *used])
     card = _card(task, params, recipe, list(iter_recording(recording)))
     if params.backend == "local":
-        files = [
-            path for path in [Path(params.path), *Path(params.path).rglob("*")] if path.is_file()
-        ]
-        size = sum(path.stat().st_size for path in files) / 1e6
-        card |= {"size_mb": round(size, 1), "threads": params.threads}
+        card |= {"size_mb": size_mb(Path(params.path)), "threads": params.threads}
     return {**card, "latency_ms": latency_ms}
 
 
