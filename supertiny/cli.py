@@ -84,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--threads", type=_positive, help="CPU threads; default: all cores")
     predict.add_argument("--batch-size", type=_positive, default=32, help="default: %(default)s")
     predict.add_argument(
+        "--max-new-tokens",
+        type=_positive,
+        default=64,
+        help="longest answer; one that does not end by then is none (default: %(default)s)",
+    )
+    predict.add_argument(
         "--stream", action="store_true", help="first print the answer's text as it is decoded"
     )
     predict.set_defaults(run=_predict, fail=predict.error)
@@ -403,9 +409,9 @@ def _predict(arguments: argparse.Namespace) -> int:
     brought = {"tools": read_json(arguments.tools)} if arguments.tools else {}
     if arguments.query is not None:
         asked: Said = {"query": arguments.query, **brought} if brought else arguments.query
-        return _predict_one(_load(arguments), asked, arguments.stream)
+        return _predict_one(_load(arguments), asked, arguments)
     with _reader(arguments.input) as lines, _writer(arguments.output or "-") as out:
-        return _predict_file(_load(arguments), lines, out, arguments.batch_size, brought)
+        return _predict_file(_load(arguments), lines, out, arguments, brought)
 
 
 def _load(arguments: argparse.Namespace) -> OnnxStudent:
@@ -420,9 +426,12 @@ def _load(arguments: argparse.Namespace) -> OnnxStudent:
     return student
 
 
-def _predict_one(student: OnnxStudent, query: Said, stream: bool) -> int:
+def _predict_one(student: OnnxStudent, query: Said, arguments: argparse.Namespace) -> int:
+    limit = arguments.max_new_tokens
     try:
-        prediction = _streamed(student, query) if stream else student.predict(query)
+        prediction = (
+            _streamed(student, query, limit) if arguments.stream else student.predict(query, limit)
+        )
     except CallError as error:
         print(f"error: no legal call: {error}", file=sys.stderr)
         return 1
@@ -430,8 +439,8 @@ def _predict_one(student: OnnxStudent, query: Said, stream: bool) -> int:
     return ASK_TEACHER if prediction.ask_teacher else 0
 
 
-def _streamed(student: OnnxStudent, query: Said) -> Prediction:
-    pieces = student.stream(query)
+def _streamed(student: OnnxStudent, query: Said, max_new_tokens: int) -> Prediction:
+    pieces = student.stream(query, max_new_tokens)
     try:
         for piece in pieces:
             print(piece, end="", flush=True)
@@ -452,14 +461,14 @@ def _predict_file(
     student: OnnxStudent,
     lines: BinaryIO,
     out: TextIO,
-    batch_size: int,
+    arguments: argparse.Namespace,
     brought: Mapping[str, Any],
 ) -> int:
     numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
     done = failed = unsure = 0
     with tqdm(unit="query", desc="predict", mininterval=0.5) as progress:
         while chunk := list(islice(numbered, CHUNK)):
-            rows = _answered(student, chunk, batch_size, brought)
+            rows = _answered(student, chunk, arguments, brought)
             for (number, _), row in zip(chunk, rows, strict=True):
                 if "error" in row:
                     failed += 1
@@ -476,13 +485,15 @@ def _predict_file(
 def _answered(
     student: OnnxStudent,
     chunk: list[tuple[int, bytes]],
-    batch_size: int,
+    arguments: argparse.Namespace,
     brought: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """The output row of each numbered line; ``brought`` may hold tools for those without."""
     rows = [_read_row(number, line) for number, line in chunk]
     good = [row for row in rows if "error" not in row]
-    calls = student.predict_many([{**brought, **row} for row in good], batch_size=batch_size)
+    calls = student.predict_many(
+        [{**brought, **row} for row in good], arguments.max_new_tokens, arguments.batch_size
+    )
     for row, call in zip(good, calls, strict=True):
         if isinstance(call, CallError):
             row["error"] = str(call)

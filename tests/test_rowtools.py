@@ -401,6 +401,8 @@ def test_the_command_takes_tools_from_a_file_and_from_lines(capsys, folder, tmp_
     options = ("predict", "--model", str(folder), "--tools", str(tmp_path / "lamps.json"))
     code, out, _ = run(capsys, *options, "dim 30")
     assert (code, out) == (0, '{"arguments":{"percent":30},"name":"dim"}\n')
+    code, _, err = run(capsys, *options, "--max-new-tokens", "2", "dim 30")
+    assert code == 1 and "did not end within 2 tokens" in err
     lines = [{"query": "dim 30"}, {"query": "dim 30", "tools": TRAINS}, {"query": "x", "tools": 7}]
     text = "\n".join(map(json.dumps, lines)).encode()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
