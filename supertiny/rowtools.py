@@ -51,7 +51,7 @@ def as_text(tools: Any) -> str:
     return text
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def read_tools(text: str) -> Mapping[str, Tool]:
     """Tools by name from the JSON of a list of ``{"name", "description", "parameters"}``.
 

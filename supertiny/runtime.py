@@ -85,7 +85,7 @@ class Answer:
         return posed.parse_call(self.text, posed.as_query(query))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _grammar(tools: str) -> str:
     """The grammar of a tool list that a query brings, by `supertiny.rowtools.as_text`."""
     return lark_grammar(read_tools(tools))

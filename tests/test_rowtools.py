@@ -290,6 +290,24 @@ def test_answers_are_legal_by_the_tools_of_their_own_query(clueless, anything):
     assert all(isinstance(call, CallError) for call in free.predict_many(asked[:4]))
 
 
+def test_tools_of_a_query_take_the_place_of_the_tasks(folder, anything, tmp_path):
+    """What only the task's own tools allow is no call of the query's."""
+    own = tmp_path / "own"
+    shutil.copytree(folder, own)
+    closed = {"additionalProperties": False}
+    tools = [
+        {**t, "alias": t["name"], "parameters": t["parameters"] | closed} for t in LAMPS + TRAINS
+    ]
+    write_json(own / "task" / "tools.json", tools)
+    brought = [tool("only", "", ["x"], x={"enum": ["red", "blue"]})]
+    asked = [{"query": row["query"], "tools": brought} for row in ROWS]
+    student, free = OnnxStudent(own), OnnxStudent(own, constrained=False)
+    written = [student.task.parse_call(text) for text in free.answers(asked)]
+    assert any(call != NO_CALL for call in written)  # else nothing had to be written again
+    for said, call in zip(asked, student.predict_many(asked), strict=True):
+        anything.of(said).validate(call)
+
+
 def test_a_stream_is_under_the_grammar_of_its_query(clueless, anything):
     asked = {"query": "ab", "tools": [tool("only", "", ["x"], x={"enum": ["red", "blue"]})]}
     stream = clueless.stream(asked)
