@@ -109,12 +109,16 @@ def _schema(raw: Any, where: str, depth: int) -> dict[str, Any]:
     kept = {key: raw[key] for key in sorted(raw.keys() & _KEPT)}
     if "items" in kept:
         kept["items"] = _schema(kept["items"], f"{where}, items", depth + 1)
+    if not isinstance(rest := kept.get("additionalProperties", False), bool):
+        kept["additionalProperties"] = _schema(rest, f"{where}, other properties", depth + 1)
     if "anyOf" in kept:
         kept["anyOf"] = [_schema(part, f"{where}, anyOf", depth + 1) for part in kept["anyOf"]]
     if "properties" in kept:
         required, properties = kept.setdefault("required", []), kept["properties"]
         if not set(required) <= properties.keys():
             raise CallError(f"{where}: required names what is no property")
+        if not all(key.isprintable() for key in properties):
+            raise CallError(f"{where}: names of properties must be printable, on one line")
         kept["properties"] = {
             key: _schema(properties[key], f"{where}, {key}", depth + 1)
             for key in sorted(properties, key=lambda key: (key not in required, key))
