@@ -123,6 +123,8 @@ SCHEMA = {
         ({"n": 1, "o": {"k": "V", "m": 1}}, {"n": [1], "o": [{"k": ["v"]}]}, False),
         ({"n": 1, "on": False}, {"n": [1], "on": [True]}, False),
         ({"n": 1, "on": "flag"}, {"n": [1], "on": ["flag"]}, True),
+        ({"n": 1, "l": "flag"}, {"n": [1], "l": ["flag"]}, True),
+        ({"n": 1, "l": "FLAG"}, {"n": [1], "l": ["flag"]}, False),
     ],
 )
 def test_arguments_are_right_as_the_leaderboard_says(arguments, accepted, right):
