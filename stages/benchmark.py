@@ -9,6 +9,7 @@ assumption of params.yaml. The numbers differ from run to run.
 from pathlib import Path
 
 from supertiny.benchmark import benchmark
+from supertiny.conversation import question
 from supertiny.io import read_jsonl, write_json
 from supertiny.params.benchmark import Benchmark
 from supertiny.stage import one_argument, run_stage
@@ -17,7 +18,7 @@ from supertiny.stage import one_argument, run_stage
 def main(params: Benchmark) -> None:
     """Write metrics/bench/<variant>.json."""
     variant = one_argument(params.variants, "benchmark.variants in params.yaml")
-    queries = [row["query"] for row in read_jsonl("data/queries/test.jsonl")]
+    queries = [question(row) for row in read_jsonl("data/queries/test.jsonl")]
     metrics = benchmark(Path("models/onnx") / variant, queries, params)
     write_json(f"metrics/bench/{variant}.json", metrics)
 

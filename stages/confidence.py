@@ -11,10 +11,13 @@ from pathlib import Path
 
 from supertiny.confidence import CONFIDENCE_FILE
 from supertiny.confidence_fit import TABLE_COLUMNS, calibrate, judge
+from supertiny.conversation import question
 from supertiny.io import read_jsonl, write_json, write_tsv
 from supertiny.params.confidence import Confidence
+from supertiny.params.core import task_name
 from supertiny.runtime import OnnxStudent
 from supertiny.stage import one_argument, run_stage
+from supertiny.task import load_task
 
 VARIANTS = ("fp32", "int8", "int4")
 
@@ -24,9 +27,9 @@ def main(params: Confidence) -> None:
     variant = one_argument(VARIANTS, "the variants that may ship")
     rows = read_jsonl("data/queries/dev.jsonl")
     student = OnnxStudent(Path("models/onnx") / variant, params.threads)
-    queries = [row["query"] for row in rows]
+    queries = [question(row) for row in rows]
     answers = student.scored_answers(queries, params.max_new_tokens, params.batch_size)
-    scores, right = judge(student.task, rows, answers)
+    scores, right = judge(load_task(task_name()), rows, answers)
     calibration, metrics, table = calibrate(scores, right, len(rows), params)
     write_json(Path("models/confidence") / CONFIDENCE_FILE, asdict(calibration))
     write_json("metrics/confidence.json", metrics)

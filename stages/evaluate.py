@@ -11,6 +11,7 @@ could do better with more prompt work; answers are greedy, those of PyTorch unco
 from pathlib import Path
 from typing import Any
 
+from supertiny.conversation import question
 from supertiny.evaluate import (
     Answers,
     Outputs,
@@ -62,7 +63,7 @@ def main(params: Evaluate) -> None:
 def _answers(variant: str, task: Task, rows: list[dict[str, Any]], params: Evaluate) -> Answers:
     if variant == "teacher":
         return recorded_answers(TEACHER, rows)
-    queries = [row["query"] for row in rows]
+    queries = [question(row) for row in rows]
     if variant == "rules":
         return rule_answers(task, QUERIES, queries)
     if variant == "base":

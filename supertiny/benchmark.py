@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from supertiny.conversation import Said
 from supertiny.errors import UserError
 from supertiny.metrics import latency
 from supertiny.modelfolder import size_mb
@@ -16,7 +17,7 @@ from supertiny.params.benchmark import Benchmark
 from supertiny.runtime import OnnxStudent, Timing, spread
 
 
-def benchmark(folder: Path, queries: Sequence[str], params: Benchmark) -> dict[str, Any]:
+def benchmark(folder: Path, queries: Sequence[Said], params: Benchmark) -> dict[str, Any]:
     """Time a model folder on queries at batch 1; call it in a process that does nothing else.
 
     Returns:

@@ -59,7 +59,8 @@ def write_bundle(
         shutil.copytree(model, partial, dirs_exist_ok=True)
         for name, values in found.items():
             write_json(partial / "metrics" / f"{name}.json", values)
-        write_text(partial / "task" / "grammar.lark", lark_grammar(task.tools))
+        if task.tools:  # else there is a grammar for each query
+            write_text(partial / "task" / "grammar.lark", lark_grammar(task.tools))
         write_json(partial / CONFIDENCE_FILE, read_json(calibration))
         write_json(partial / "lineage.json", lineage)
         write_text(partial / "README.md", model_card(task, model, found, origin))
@@ -101,7 +102,6 @@ def model_card(
 ) -> str:
     """The bundle's README.md: what it does, how well, how to run it, whose it is."""
     score, speed, sure = found["evaluation"], found["benchmark"], found["confidence"]
-    tools = ", ".join(f"`{name}`" for name in sorted(task.tools))
     base = origin.get("repo") or origin.get("file") or origin["source"]
     return f"""# {task.name}, {model.name}
 
@@ -115,7 +115,7 @@ On {score["n"]} test inputs that nothing was chosen by:
 |---|---|
 {_figures(score, speed)}
 
-All figures: `metrics/`. It knows the tools below and nothing else; what fits none is `no_call`.
+All figures: `metrics/`. It knows the tools {_whose(task)} and nothing else; what fits none is `no_call`.
 It was tested on typed commands of one sentence. Do not let it act unasked where a wrong call does
 harm. Each call has a `confidence`, and `ask_teacher` says where it is under
 {sure["threshold"]:.3f}: on {sure["n"]} inputs not trained on it would have answered
@@ -127,15 +127,14 @@ harm. Each call has a `confidence`, and `ask_teacher` says where it is under
 import supertiny
 
 model = supertiny.load("this/folder")
-print(model.predict("what you would say"))
+print(model.predict({_usage(task)}))
 ```
 
-With onnxruntime-genai alone: the prompt is the start token, a space, the query{_lowered(task)} and a
-newline; decode greedily to the end token; `task/grammar.lark` is the grammar for `set_guidance`.
+{_alone(task)}
 
 ## Tools
 
-{tools}
+{_tools(task)}
 
 ## Whose it is
 
@@ -162,5 +161,24 @@ def _figures(score: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 
 
-def _lowered(task: Task) -> str:
-    return " in lower case" if task.lowercase else ""
+def _whose(task: Task) -> str:
+    return "below" if task.tools else "that come with a query"
+
+
+def _usage(task: Task) -> str:
+    said = '"what you would say"'
+    return said if task.tools else f'{{"query": {said}, "tools": TOOLS}}'
+
+
+def _alone(task: Task) -> str:
+    lowered = " in lower case" if task.lowercase else ""
+    if not task.tools:
+        return """`TOOLS` is a list of `{"name", "description", "parameters"}`, the last one a JSON Schema.
+The package makes of them the lines that the student reads before the query, and the grammar of its answer."""
+    return f"""With onnxruntime-genai alone: the prompt is the start token, a space, the query{lowered} and a
+newline; decode greedily to the end token; `task/grammar.lark` is the grammar for `set_guidance`."""
+
+
+def _tools(task: Task) -> str:
+    known = ", ".join(f"`{name}`" for name in sorted(task.tools))
+    return known or "None of its own: each query brings those that may be called."

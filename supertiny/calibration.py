@@ -40,10 +40,10 @@ def encode(source: Path, rows: Sequence[Mapping[str, Any]], task: Task) -> list[
 
     return [
         (
-            [config["bos_token_id"], *ids(task.render_prompt(row["query"]))],
-            [*ids(task.render_call(call_from_json(row["call"]))), end],
+            [config["bos_token_id"], *ids(posed.render_prompt(row["query"]))],
+            [*ids(posed.render_call(call_from_json(row["call"]))), end],
         )
-        for row in rows
+        for row, posed in zip(rows, map(task.of, rows), strict=True)
     ]
 
 

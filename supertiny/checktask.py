@@ -23,8 +23,14 @@ from supertiny.teacher.recipe import Recipe, load_recipe
 
 PLACEHOLDER = "TODO"
 SEEDS = "seeds.jsonl"
+_TOOLS_SHOWN = 50  # of a split, those with most rows
 # Module of the folder to the function it must have, and whether the graph runs without it.
-MODULES = {"gold": ("load", False), "rules": ("load", False), "metrics": ("extra_metrics", True)}
+MODULES = {
+    "gold": ("load", False),
+    "rules": ("load", False),
+    "metrics": ("extra_metrics", True),
+    "equivalence": ("equivalent", True),
+}
 
 
 @dataclass
@@ -93,7 +99,7 @@ def _meta_problems(task: Task) -> Iterator[str]:
         value = getattr(task, key)
         if not isinstance(value, str) or not value.strip() or PLACEHOLDER in value:
             yield f"{where}: {key}: found {value!r}, expected {_MEANT[key]}"
-    if not task.tools:
+    if not task.tools and task.prompt == "query":
         yield f"{task.folder / 'tools.json'}: no tool; expected at least one"
 
 
@@ -239,7 +245,9 @@ def _data(source: Any, prepare: Prepare) -> Iterator[str]:
         return
     for split, tools in source.tools().items():
         count = min(sum(tools.values()), wanted[split])
-        listing = ", ".join(f"{name} {n}" for name, n in sorted(tools.items()))
+        shown = dict(tools.most_common(_TOOLS_SHOWN))
+        listing = ", ".join(f"{name} {n}" for name, n in sorted(shown.items()))
+        listing += f" and {len(tools) - len(shown)} more tools" if len(tools) > len(shown) else ""
         yield f"prepare takes at most {count} rows for {split} ({listing or 'none belongs to it'})"
 
 

@@ -14,7 +14,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,11 +25,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 from tqdm import tqdm
 
 from supertiny.errors import CallError, UserError
+from supertiny.io import read_json, write_json
 from supertiny.params import core
 from supertiny.task import load_task
 
 if TYPE_CHECKING:
     from supertiny.confidence import Prediction
+    from supertiny.conversation import Said
     from supertiny.runtime import OnnxStudent
 
 DEFAULT_MODEL = Path("models/bundle")
@@ -73,8 +75,20 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--output", metavar="JSONL", help="where calls go, - (default) for stdout")
     predict.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="default: %(default)s")
     predict.add_argument("--task", help="the task that the model must be for")
+    predict.add_argument(
+        "--tools",
+        metavar="JSON",
+        help="file with a list of tools (name, description, parameters), for a model whose task has "
+        'none of its own; a line of --input may bring others as "tools"',
+    )
     predict.add_argument("--threads", type=_positive, help="CPU threads; default: all cores")
     predict.add_argument("--batch-size", type=_positive, default=32, help="default: %(default)s")
+    predict.add_argument(
+        "--max-new-tokens",
+        type=_positive,
+        default=64,
+        help="longest answer; one that does not end by then is none (default: %(default)s)",
+    )
     predict.add_argument(
         "--stream", action="store_true", help="first print the answer's text as it is decoded"
     )
@@ -264,7 +278,6 @@ def _profile(arguments: argparse.Namespace) -> int:
 
 
 def _record(arguments: argparse.Namespace) -> int:
-    from supertiny.io import write_json
     from supertiny.params.teacher import Teacher
     from supertiny.teacher.asking import Stopped
     from supertiny.teacher.run import CARD, inputs, record
@@ -393,10 +406,12 @@ def _predict(arguments: argparse.Namespace) -> int:
         arguments.fail("--output needs --input")
     if arguments.stream and arguments.query is None:
         arguments.fail("--stream needs a query")
+    brought = {"tools": read_json(arguments.tools)} if arguments.tools else {}
     if arguments.query is not None:
-        return _predict_one(_load(arguments), arguments.query, arguments.stream)
+        asked: Said = {"query": arguments.query, **brought} if brought else arguments.query
+        return _predict_one(_load(arguments), asked, arguments)
     with _reader(arguments.input) as lines, _writer(arguments.output or "-") as out:
-        return _predict_file(_load(arguments), lines, out, arguments.batch_size)
+        return _predict_file(_load(arguments), lines, out, arguments, brought)
 
 
 def _load(arguments: argparse.Namespace) -> OnnxStudent:
@@ -411,9 +426,12 @@ def _load(arguments: argparse.Namespace) -> OnnxStudent:
     return student
 
 
-def _predict_one(student: OnnxStudent, query: str, stream: bool) -> int:
+def _predict_one(student: OnnxStudent, query: Said, arguments: argparse.Namespace) -> int:
+    limit = arguments.max_new_tokens
     try:
-        prediction = _streamed(student, query) if stream else student.predict(query)
+        prediction = (
+            _streamed(student, query, limit) if arguments.stream else student.predict(query, limit)
+        )
     except CallError as error:
         print(f"error: no legal call: {error}", file=sys.stderr)
         return 1
@@ -421,8 +439,8 @@ def _predict_one(student: OnnxStudent, query: str, stream: bool) -> int:
     return ASK_TEACHER if prediction.ask_teacher else 0
 
 
-def _streamed(student: OnnxStudent, query: str) -> Prediction:
-    pieces = student.stream(query)
+def _streamed(student: OnnxStudent, query: Said, max_new_tokens: int) -> Prediction:
+    pieces = student.stream(query, max_new_tokens)
     try:
         for piece in pieces:
             print(piece, end="", flush=True)
@@ -439,12 +457,18 @@ def _certainty(prediction: Prediction) -> dict[str, Any]:
     return {"confidence": confidence, "ask_teacher": prediction.ask_teacher}
 
 
-def _predict_file(student: OnnxStudent, lines: BinaryIO, out: TextIO, batch_size: int) -> int:
+def _predict_file(
+    student: OnnxStudent,
+    lines: BinaryIO,
+    out: TextIO,
+    arguments: argparse.Namespace,
+    brought: Mapping[str, Any],
+) -> int:
     numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
     done = failed = unsure = 0
     with tqdm(unit="query", desc="predict", mininterval=0.5) as progress:
         while chunk := list(islice(numbered, CHUNK)):
-            rows = _answered(student, chunk, batch_size)
+            rows = _answered(student, chunk, arguments, brought)
             for (number, _), row in zip(chunk, rows, strict=True):
                 if "error" in row:
                     failed += 1
@@ -459,13 +483,17 @@ def _predict_file(student: OnnxStudent, lines: BinaryIO, out: TextIO, batch_size
 
 
 def _answered(
-    student: OnnxStudent, chunk: list[tuple[int, bytes]], batch_size: int
+    student: OnnxStudent,
+    chunk: list[tuple[int, bytes]],
+    arguments: argparse.Namespace,
+    brought: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """The output row of each numbered line."""
+    """The output row of each numbered line; ``brought`` may hold tools for those without."""
     rows = [_read_row(number, line) for number, line in chunk]
     good = [row for row in rows if "error" not in row]
-    said = [row["query"] if "query" in row else row["messages"] for row in good]
-    calls = student.predict_many(said, batch_size=batch_size)
+    calls = student.predict_many(
+        [{**brought, **row} for row in good], arguments.max_new_tokens, arguments.batch_size
+    )
     for row, call in zip(good, calls, strict=True):
         if isinstance(call, CallError):
             row["error"] = str(call)

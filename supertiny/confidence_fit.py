@@ -28,14 +28,15 @@ def judge(
     """
     scores, right = [], []
     for row, answer in zip(rows, answers, strict=True):
+        posed = task.of(row)
         try:
             if isinstance(answer, CallError):
                 raise answer
-            call = answer.call(task, row["query"])
+            call = answer.call(posed, row["query"])
         except CallError:
             continue
         scores.append(answer.score)
-        right.append(task.equivalent(call, call_from_json(row["call"])))
+        right.append(posed.equivalent(call, call_from_json(row["call"])))
     return np.array(scores, dtype=float), np.array(right, dtype=bool)
 
 

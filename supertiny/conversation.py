@@ -4,7 +4,8 @@ The student reads the same text whether a query is one message or the last of se
 
     where is order K-1 => track order K-1 => then refund it
 
-An earlier call stands in the words that the student would answer with.
+An earlier call stands in the words that the student would answer with. Either may come with tools
+of its own, as a mapping: ``{"query": text, "tools": [...]}``, or ``messages`` in place of ``query``.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from supertiny.errors import CallError
 
 ARROW = "=>"
 Message = Mapping[str, Any]
-Said = (
-    str | Sequence[Message]
-)  # one message, or a conversation whose last message is to be answered
+# One message, or a conversation whose last message is to be answered, or either in a mapping.
+Said = str | Sequence[Message] | Mapping[str, Any]
 
 
 def as_query(said: Said, tools: Mapping[str, Tool]) -> str:
@@ -27,11 +27,14 @@ def as_query(said: Said, tools: Mapping[str, Tool]) -> str:
 
     Args:
         said: the query itself, or messages: ``{"role": "user", "content": text}`` and
-            ``{"role": "assistant", "call": {"name", "arguments"}}``, the last one the user's.
+            ``{"role": "assistant", "call": {"name", "arguments"}}``, the last one the user's; or a
+            mapping with one of these as ``query`` or ``messages``.
 
     Raises:
         CallError: no such messages, or an earlier call that the tools do not allow.
     """
+    if isinstance(said, Mapping) and said.keys() & {"query", "messages"}:
+        said = _inside(said)
     if isinstance(said, str):
         return said
     messages: Any = said  # whatever a caller read from somewhere
@@ -41,6 +44,23 @@ def as_query(said: Said, tools: Mapping[str, Tool]) -> str:
     if messages[-1]["role"] != "user":
         raise CallError("messages: the last one is not the user's; there is nothing to answer")
     return f" {ARROW} ".join(turns)
+
+
+def _inside(asked: Mapping[str, Any]) -> Any:
+    if "messages" in asked:
+        if "query" in asked:
+            raise CallError('expected one of the keys "query" and "messages", found both')
+        return asked["messages"]
+    if not isinstance(asked["query"], str):
+        raise CallError(f"query: expected a string, found {type(asked['query']).__name__}")
+    return asked["query"]
+
+
+def question(row: Mapping[str, Any]) -> Said:
+    """What a student is asked by a row: its query, with its tools if it brings some."""
+    if "tools" not in row:
+        return str(row["query"])
+    return {"query": row["query"], "tools": row["tools"]}
 
 
 def _turn(number: int, message: Message, tools: Mapping[str, Tool]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from supertiny.calls import call_from_json
+from supertiny.conversation import question
 from supertiny.runtime import OnnxStudent
 from supertiny.task import Task
 
@@ -25,7 +26,7 @@ def divergence(
         ``same_first_choice``, the share of tokens on which both like the same one best.
     """
     student = OnnxStudent(folder)
-    pairs = [(student.encode(row["query"]), _answer(student, row, task)) for row in rows]
+    pairs = [(student.encode(question(row)), _answer(student, row, task)) for row in rows]
     wanted = _torch_logits(source, pairs)
     found: list[np.ndarray] = []
     same: list[np.ndarray] = []
@@ -57,7 +58,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _answer(student: OnnxStudent, row: Mapping[str, Any], task: Task) -> list[int]:
-    text = task.render_call(call_from_json(row["call"]))
+    text = task.of(row).render_call(call_from_json(row["call"]))
     ids = student.tokenizer.encode(text, add_special_tokens=False).ids
     return [*ids, min(student.end_ids)]
 

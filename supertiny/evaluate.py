@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from supertiny import metrics
 from supertiny.calls import call_from_json
+from supertiny.conversation import Said
 from supertiny.errors import CallError, UserError
 from supertiny.io import read_jsonl, write_json, write_jsonl, write_text, write_tsv
 from supertiny.params.evaluate import Evaluate
@@ -49,8 +50,11 @@ class Outputs:
         )
 
 
-def rule_answers(task: Task, queries_dir: Path, queries: Sequence[str]) -> Answers:
-    """What the task's own rule baseline answers: ``load(folder, queries_dir).answer(query)``."""
+def rule_answers(task: Task, queries_dir: Path, queries: Sequence[Said]) -> Answers:
+    """What the task's own rule baseline answers: ``load(folder, queries_dir).answer(query)``.
+
+    A query is a text, or with tools of its own ``{"query", "tools"}``.
+    """
     rules = task.module("rules").load(task.folder, queries_dir)
     progress = tqdm(queries, unit="query", mininterval=1.0, disable=None)
     return [rules.answer(query) for query in progress]
@@ -77,7 +81,7 @@ def recorded_answers(path: Path, rows: Sequence[dict[str, Any]]) -> Answers:
     ]
 
 
-def torch_answers(task: Task, model: Path, queries: Sequence[str], params: Evaluate) -> Answers:
+def torch_answers(task: Task, model: Path, queries: Sequence[Said], params: Evaluate) -> Answers:
     """What a trained PyTorch student answers."""
     from supertiny.student import TorchStudent
 
@@ -89,7 +93,7 @@ def few_shot_answers(
     task: Task,
     model: Path,
     train: Sequence[dict[str, Any]],
-    queries: Sequence[str],
+    queries: Sequence[Said],
     params: Evaluate,
 ) -> Answers:
     """What an untrained model answers that is shown the tools and examples from ``train``."""
@@ -100,7 +104,7 @@ def few_shot_answers(
     return student.answers(queries, params.few_shot_max_new_tokens, params.batch_size)
 
 
-def onnx_answers(task: Task, model: Path, queries: Sequence[str], params: Evaluate) -> Answers:
+def onnx_answers(task: Task, model: Path, queries: Sequence[Said], params: Evaluate) -> Answers:
     """What an exported student answers in ONNX Runtime."""
     from supertiny.runtime import OnnxStudent
 

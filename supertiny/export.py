@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from supertiny.conversation import Said, question
 from supertiny.errors import UserError
 from supertiny.io import read_json, write_json
 from supertiny.modelfolder import TASK_FILES, TASK_FOLDER, check_folder, size_mb
@@ -114,7 +115,7 @@ def _complete(source: Path, built: Path, task: Task) -> None:
 
 
 def parity(
-    source: Path, folder: Path, queries: Sequence[str], max_new_tokens: int
+    source: Path, folder: Path, queries: Sequence[Said], max_new_tokens: int
 ) -> dict[str, Any]:
     """Compare an ONNX folder with the fp32 PyTorch weights, one query at a time.
 
@@ -182,6 +183,6 @@ def _torch_answers(
     return answers
 
 
-def parity_queries(rows: Sequence[Mapping[str, Any]], count: int) -> list[str]:
+def parity_queries(rows: Sequence[Mapping[str, Any]], count: int) -> list[Said]:
     """The queries of at most ``count`` rows, spread evenly over the file."""
-    return [row["query"] for row in spread(rows, count)]
+    return [question(row) for row in spread(rows, count)]

@@ -101,7 +101,7 @@ def score(
 def predict(task: Task, row: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
     """One prediction: id, query, gold, predicted (null if no legal call), answer, exact, soft,
     reason (null if exact, else what is wrong)."""
-    gold, query = call_from_json(row["call"]), row["query"]
+    task, gold, query = task.of(row), call_from_json(row["call"]), row["query"]
     predicted: ToolCall | None = None
     try:
         if isinstance(answer, CallError):
@@ -145,7 +145,7 @@ def difference(task: Task, predicted: ToolCall, gold: ToolCall) -> str | None:
     parts = [f"{key} missing" for key in expected if key not in found]
     parts += [f"{key} not asked for" for key in found if key not in expected]
     parts += [f"{key} differs" for key in found if key in expected and found[key] != expected[key]]
-    return ", ".join(sorted(parts))
+    return ", ".join(sorted(parts)) or "not what the task's own rule takes for right"
 
 
 def summarise(

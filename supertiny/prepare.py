@@ -7,6 +7,7 @@ or any other training param, never changes it.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -71,9 +72,10 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())
 
 
-def row_id(query: str) -> str:
-    """A stable id: the first 16 hex digits of the SHA-256 of the query."""
-    return hashlib.sha256(query.encode("utf-8")).hexdigest()[:16]
+def row_id(query: str, tools: Any = None) -> str:
+    """A stable id: the first 16 hex digits of the SHA-256 of the query, and of its tools if any."""
+    text = query if tools is None else f"{query}\n{json.dumps(tools, sort_keys=True)}"
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
 def draw_splits(
@@ -88,7 +90,7 @@ def draw_splits(
         UserError: the source has too few different rows for the sizes asked for, or yields a call
             that the task's own schemas refuse.
     """
-    drawing = _Drawing(task, params.max_similarity)
+    drawing = _Drawing(task, params)
     splits = {}
     for split in SPLITS:
         if split == "train":
@@ -103,12 +105,13 @@ def draw_splits(
 class _Drawing:
     """What has been drawn so far, and so what a later split may no longer hold."""
 
-    def __init__(self, task: Task, max_similarity: float) -> None:
+    def __init__(self, task: Task, params: Prepare) -> None:
         self.refused: Counter[str] = Counter()
         self._task = task
+        self._longest = params.max_prompt_bytes
         self._seen: set[str] = set()  # what was said, without punctuation
         self._templates: set[str] = set()
-        self._held_out = NearDuplicates(max_similarity)
+        self._held_out = NearDuplicates(params.max_similarity)
 
     def draw(self, stream: Iterator[Row], split: str, size: int) -> list[Row]:
         """The first ``size`` rows of the stream that may be in this split."""
@@ -129,7 +132,7 @@ class _Drawing:
                 continue
             _check(row, self._task)
             self._seen.add(self._said(row))
-            rows.append({"id": row_id(row["query"]), **row})
+            rows.append({"id": row_id(row["query"], row.get("tools")), **row})
             progress.update()
         progress.close()
         return rows
@@ -147,19 +150,37 @@ class _Drawing:
             self._held_out.add(text)
 
     def _said(self, row: Row) -> str:
-        return " ".join(_words(self._task.normalise(row["query"])))
+        said = " ".join(_words(self._task.normalise(row["query"])))
+        return said if "tools" not in row else f"{said}\n{json.dumps(row['tools'])}"
 
     def _reason_to_refuse(self, row: Row) -> str | None:
         if self._said(row) in self._seen:
             return "duplicate"
+        if self._longest and _prompt_bytes(row, self._task) > self._longest:
+            return "too_long"
         if row["template"] in self._templates:
             return "template_held_out"
         return "near_duplicate" if self._held_out.matches(row["query"]) else None
 
 
-def _check(row: Row, task: Task) -> None:
+def _prompt_bytes(row: Row, task: Task) -> int:
+    # Bytes, since a tokenizer of bytes makes at most one token of each, whatever the script.
+    return len(_posed(row, task).render_prompt(row["query"]).encode("utf-8"))
+
+
+def _posed(row: Row, task: Task) -> Task:
     try:
-        task.validate(call_from_json(row["call"]))
+        return task.of(row)
+    except CallError as error:
+        raise UserError(f"tasks/{task.folder.name}/gold.py, {row['query']!r}: {error}") from None
+
+
+def _check(row: Row, task: Task) -> None:
+    call, posed = call_from_json(row["call"]), _posed(row, task)
+    try:
+        posed.validate(call)
+        if not posed.equivalent(call, call):
+            raise CallError("the task's own rule does not take it for right")
     except CallError as error:
         raise UserError(
             f"tasks/{task.folder.name}/gold.py gave an illegal call for {row['query']!r}: {error}"

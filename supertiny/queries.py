@@ -39,7 +39,11 @@ def _row_problem(row: dict[str, Any], task: Task) -> str | None:
         if not isinstance(row.get(key), kind):
             return f"{key}: found {row.get(key)!r}, expected {kind.__name__}"
     try:
-        task.validate(call_from_json(row["call"]))
+        posed = task.of(row)
+    except CallError as error:
+        return str(error)
+    try:
+        posed.validate(call_from_json(row["call"]))
     except CallError as error:
         return f"gold call: {error}"
     return None

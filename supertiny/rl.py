@@ -30,6 +30,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
 from supertiny.calls import call_from_json
+from supertiny.conversation import question
 from supertiny.errors import CallError, UserError
 from supertiny.io import read_json, replace_folder, write_json
 from supertiny.packing import IGNORED, PackedCollator, answer_logits
@@ -118,13 +119,14 @@ def train(
 
 def exact_match(student: TorchStudent, rows: Sequence[dict[str, Any]], params: Rl) -> float:
     """Share of rows whose greedy answer means the same as gold."""
-    queries = [row["query"] for row in rows]
+    queries = [question(row) for row in rows]
     answers = student.answers(queries, params.max_new_tokens, params.batch_size)
     right = [_is_gold(student.task, *pair) for pair in zip(answers, rows, strict=True)]
     return round(statistics.fmean(right), 6)
 
 
 def _is_gold(task: Task, answer: str, row: dict[str, Any]) -> bool:
+    task = task.of(row)
     try:
         return task.equivalent(task.parse_call(answer, row["query"]), call_from_json(row["call"]))
     except CallError:
@@ -154,7 +156,7 @@ class GroupTrainer(GRPOTrainer):
         # Of the groups sampled for this step, those that teach: TRL would let the KL term of the
         # others move the weights and count their tokens in the mean.
         size = self.params.group_size
-        rows = [{**row, "call": json.loads(row["call"])} for row in inputs[::size]]
+        rows = [json.loads(row["row"]) for row in inputs[::size]]
         groups = sample_groups(
             self.student, rows, _sampling(self.params), len(rows), self._randomness()
         )
@@ -356,12 +358,12 @@ def _run(
     tokenizer = AutoTokenizer.from_pretrained(base)
     task = student.task
 
-    def rewards(
-        completion_ids: list[list[int]], query: list[str], call: list[str], **_: Any
-    ) -> list[float]:
-        golds = map(json.loads, call)
-        parts = zip(completion_ids, query, golds, strict=True)
-        return [grade(answer, text, gold, task, tokenizer) for answer, text, gold in parts]
+    def rewards(completion_ids: list[list[int]], row: list[str], **_: Any) -> list[float]:
+        parts = zip(completion_ids, map(json.loads, row), strict=True)
+        return [
+            grade(answer, asked["query"], asked["call"], task.of(asked), tokenizer)
+            for answer, asked in parts
+        ]
 
     trainer = GroupTrainer(
         student=student,
@@ -389,9 +391,8 @@ def _dataset(rows: list[dict[str, Any]], task: Task, tokenizer: Any, params: Rl)
     return Dataset.from_list(
         [
             {
-                "prompt": tokenizer.bos_token + task.render_prompt(row["query"]),
-                "query": row["query"],
-                "call": json.dumps(row["call"]),
+                "prompt": tokenizer.bos_token + task.of(row).render_prompt(row["query"]),
+                "row": json.dumps(row),
             }
             for row in order[:wanted]
         ]

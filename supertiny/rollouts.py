@@ -86,7 +86,10 @@ def sample_groups(
 ) -> list[Group]:
     """A group for each row, in order; ``batch_size`` rows of similar length at once."""
     task, tokenizer = student.task, student.tokenizer
-    prompts = [prompt_ids(row["query"], task, tokenizer) for row in rows]
+    tasks = [task.of(row) for row in rows]
+    prompts = [
+        prompt_ids(row["query"], posed, tokenizer) for row, posed in zip(rows, tasks, strict=True)
+    ]
     order = sorted(range(len(rows)), key=lambda index: (len(prompts[index]), index))
     found: dict[int, Group] = {}
     with tqdm(total=len(rows), unit="group", mininterval=1.0, disable=None, leave=False) as bar:
@@ -95,7 +98,7 @@ def sample_groups(
             answers = _sample(student, [prompts[index] for index in members], sampling, randomness)
             for index, group in zip(members, answers, strict=True):
                 query, call = rows[index]["query"], rows[index]["call"]
-                rewards = [grade(answer, query, call, task, tokenizer) for answer in group]
+                rewards = [grade(answer, query, call, tasks[index], tokenizer) for answer in group]
                 found[index] = Group(rows[index], group, rewards)
             bar.update(len(members))
     return [found[index] for index in range(len(rows))]

@@ -11,8 +11,9 @@ such as "½" into other tokens.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,10 +29,12 @@ from supertiny.decoding import MAX_BATCH, Engine, Greedy, equal_length_batches, 
 from supertiny.errors import CallError
 from supertiny.grammar import lark_grammar
 from supertiny.modelfolder import TASK_FOLDER, check_folder
+from supertiny.rowtools import as_text, read_tools
 from supertiny.task import Task, load_task_folder
 
 MAX_CHARACTERS = 4096  # of a query; more are refused before any work is done on them
 MAX_PROMPT_TOKENS = 256  # of the query's own text; a command is about 20
+MAX_TOOLS_TOKENS = 1024  # of the signatures of tools that a query brings, in place of the task's
 MAX_NEW_TOKENS = 64
 _Item = TypeVar("_Item")
 
@@ -45,6 +48,15 @@ class Timing:
     decode_tokens: int  # tokens after the first
     decode_s: float
     total_s: float  # from query text to answer text
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """Token ids with the start token, and what the answer to them must be: a call of this task."""
+
+    ids: list[int]
+    task: Task
+    grammar: str | None
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,14 @@ class Answer:
         """
         if not self.ended:
             raise CallError(f"the answer did not end within {len(self.ids)} tokens")
-        return task.parse_call(self.text, task.as_query(query))
+        posed = task.of(query)
+        return posed.parse_call(self.text, posed.as_query(query))
+
+
+@lru_cache(maxsize=256)
+def _grammar(tools: str) -> str:
+    """The grammar of a tool list that a query brings, by `supertiny.rowtools.as_text`."""
+    return lark_grammar(read_tools(tools))
 
 
 class OnnxStudent:
@@ -107,9 +126,14 @@ class OnnxStudent:
 
         Raises:
             CallError: messages that are no conversation; blank, no valid Unicode text, more than
-                `MAX_CHARACTERS` characters or more than `max_prompt_tokens` tokens.
+                `MAX_CHARACTERS` characters or more than `max_prompt_tokens` tokens; with tools of its
+                own: malformed ones, or more than `MAX_PROMPT_TOKENS` and `MAX_TOOLS_TOKENS` together.
         """
-        query = self.task.as_query(query)
+        return self._prompt(query).ids
+
+    def _prompt(self, asked: Said) -> _Prompt:
+        task, grammar, most = self.task.of(asked), self.grammar, self.max_prompt_tokens
+        query = task.as_query(asked)
         if len(query) > MAX_CHARACTERS:  # first, since all else takes time
             raise CallError(
                 f"query too long: found {len(query)} characters, at most {MAX_CHARACTERS} "
@@ -117,17 +141,21 @@ class OnnxStudent:
             )
         if not query.strip():
             raise CallError("query is blank")
-        if any("\ud800" <= letter <= "\udfff" for letter in query):
+        if isinstance(asked, Mapping) and "tools" in asked:
+            most = MAX_PROMPT_TOKENS + MAX_TOOLS_TOKENS
+            grammar = grammar and _grammar(as_text(asked["tools"]))
+        elif not task.tools:
+            raise CallError("no tools: this task has none of its own, so each query brings `tools`")
+        text = task.render_prompt(query)
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise CallError("query is no valid Unicode text (a lone surrogate)")
-        text = self.task.render_prompt(query)
-        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
-        ids = [self.engine.start_id, *ids]
-        if len(ids) > self.max_prompt_tokens:
+        ids = [self.engine.start_id, *self.tokenizer.encode(text, add_special_tokens=False).ids]
+        if len(ids) > most:
             raise CallError(
-                f"query too long: found {len(ids)} tokens, at most {self.max_prompt_tokens} "
+                f"query too long: found {len(ids)} tokens, at most {most} "
                 f"are allowed; it starts {query[:40]!r}"
             )
-        return ids
+        return _Prompt(ids, task, grammar)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The raw answer text of token ids without the end token."""
@@ -168,37 +196,41 @@ class OnnxStudent:
         quiet: bool,
         scored: bool,
     ) -> list[Answer | CallError]:
-        encoded = [self._encode_or_error(query) for query in queries]
-        fit = {at: ids for at, ids in enumerate(encoded) if not isinstance(ids, CallError)}
+        encoded = [self._prompt_or_error(query) for query in queries]
+        fit = {at: prompt for at, prompt in enumerate(encoded) if isinstance(prompt, _Prompt)}
         places, prompts = list(fit), list(fit.values())
         found: dict[int, Answer | CallError] = {
-            at: ids for at, ids in enumerate(encoded) if isinstance(ids, CallError)
+            at: error for at, error in enumerate(encoded) if isinstance(error, CallError)
         }
+        ids = [prompt.ids for prompt in prompts]
         hide = True if quiet else None
         with tqdm(total=len(fit), unit="query", mininterval=1.0, disable=hide) as progress:
-            for members in equal_length_batches(prompts, min(batch_size, MAX_BATCH)):
+            for members in equal_length_batches(ids, min(batch_size, MAX_BATCH)):
                 batch = [prompts[index] for index in members]
                 answers = self._complete(batch, max_new_tokens, scored)
                 found |= {places[at]: answer for at, answer in zip(members, answers, strict=True)}
                 progress.update(len(members))
         return [found[at] for at in range(len(queries))]
 
-    def _encode_or_error(self, query: Said) -> list[int] | CallError:
+    def _prompt_or_error(self, query: Said) -> _Prompt | CallError:
         try:
-            return self.encode(query)
+            return self._prompt(query)
         except CallError as error:
             return error
 
     def predict(self, query: Said, max_new_tokens: int = MAX_NEW_TOKENS) -> Prediction:
         """The call for one query, with its confidence where the folder holds a calibration.
 
-        A conversation is a list of messages, see `supertiny.conversation.as_query`; here and below.
+        A conversation is a list of messages, and a query that brings its own tools a mapping, see
+        `supertiny.conversation.as_query`; here and below.
 
         Raises:
             CallError: what `encode` raises, or what `Answer.call` does.
         """
         scored = self.calibration is not None
-        answer = self._complete([self.encode(query)], max_new_tokens, scored)[0]
+        answer = self._complete([self._prompt(query)], max_new_tokens, scored)[0]
+        if isinstance(answer, CallError):
+            raise answer
         return self._prediction(answer, query)
 
     def predict_many(
@@ -230,48 +262,65 @@ class OnnxStudent:
 
     def stream(self, query: Said, max_new_tokens: int = MAX_NEW_TOKENS) -> Stream:
         """The answer to one query piece by piece, then its call (errors as `predict`)."""
-        prompt, scored = self.encode(query), self.calibration is not None
-        greedy = Greedy(self.engine, [prompt], max_new_tokens, self.grammar, scored)
-        return Stream(self, greedy, query)
+        scored = self.calibration is not None
+        return Stream(self, self._under_grammar(self._prompt(query), max_new_tokens, scored), query)
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
-        """Greedy continuations of prompts of one length, without the end token.
+        """Greedy continuations of prompts of one length, without the end token; the tools are the task's.
 
         One of ``max_new_tokens`` tokens was stopped by the limit, every shorter one ended.
 
         Raises:
             ValueError: the prompts differ in length.
         """
-        return [answer.ids for answer in self._complete(prompts, max_new_tokens, scored=False)]
+        own = [_Prompt(list(ids), self.task, self.grammar) for ids in prompts]
+        answers = self._complete(own, max_new_tokens, scored=False)
+        return [answer.ids for answer in answers if isinstance(answer, Answer)]  # all of them
 
     def _complete(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, scored: bool
-    ) -> list[Answer]:
+        self, prompts: Sequence[_Prompt], max_new_tokens: int, scored: bool
+    ) -> list[Answer | CallError]:
         # The grammar is asked afterwards, of the whole answer: one that it allows was allowed at
         # every step, and to ask at every step costs a sixth of the time. Few answers need that.
-        greedy = Greedy(self.engine, prompts, max_new_tokens, scored=scored).finish()
-        answers = [self._answer(greedy, row) for row in range(len(prompts))]
+        ids = [prompt.ids for prompt in prompts]
+        greedy = Greedy(self.engine, ids, max_new_tokens, scored=scored).finish()
         return [
-            answer if self._is_legal(answer.text) else self._guided(prompt, max_new_tokens, scored)
-            for answer, prompt in zip(answers, prompts, strict=True)
+            self._mended(self._answer(greedy, row), prompt, max_new_tokens)
+            for row, prompt in enumerate(prompts)
         ]
 
-    def _guided(self, prompt: Sequence[int], max_new_tokens: int, scored: bool) -> Answer:
-        return self._answer(
-            Greedy(self.engine, [prompt], max_new_tokens, self.grammar, scored).finish()
-        )
+    def _mended(self, answer: Answer, prompt: _Prompt, max_new_tokens: int) -> Answer | CallError:
+        """The answer if it is legal, else another one that the grammar allows."""
+        if self._is_legal(answer.text, prompt.task):
+            return answer
+        try:
+            guided = self._under_grammar(prompt, max_new_tokens, answer.score is not None)
+        except CallError as error:
+            return error
+        return self._answer(guided.finish())
+
+    def _under_grammar(self, prompt: _Prompt, max_new_tokens: int, scored: bool) -> Greedy:
+        """Raises `CallError` where a query's own tools have schemas that nothing satisfies."""
+        try:
+            return Greedy(self.engine, [prompt.ids], max_new_tokens, prompt.grammar, scored)
+        except RuntimeError as error:
+            if prompt.grammar == self.grammar or "grammar" not in str(error):
+                raise
+            reason = str(error).splitlines()[0][:200]
+            raise CallError(f"tools: no grammar can be made of them: {reason}") from None
 
     def _answer(self, greedy: Greedy, row: int = 0) -> Answer:
         ids = greedy.ids(row)
         score = raw_score(greedy.log_probabilities(row)) if greedy.scored else None
         return Answer(ids, self.decode(ids), len(ids) < greedy.limit, score)
 
-    def _is_legal(self, answer: str) -> bool:
+    def _is_legal(self, answer: str, posed: Task | None = None) -> bool:
         """Whether the grammar, if there is one, allows an answer: a call in the form trained in."""
         if self.grammar is None:
             return True
+        task = posed or self.task
         try:
-            return self.task.render_call(self.task.parse_call(answer)) == answer
+            return task.render_call(task.parse_call(answer)) == answer
         except CallError:
             return False
 
@@ -307,21 +356,20 @@ class OnnxStudent:
             rows.append(last_logits(generator))
         return np.stack(rows)
 
-    def timed(self, query: str, max_new_tokens: int = MAX_NEW_TOKENS) -> Timing:
+    def timed(self, query: Said, max_new_tokens: int = MAX_NEW_TOKENS) -> Timing:
         """Answer one query at batch 1 and say how long its phases took (errors as `encode`)."""
         start = time.perf_counter()
-        prompt = self.encode(query)
+        prompt = self._prompt(query)
         before = time.perf_counter()
-        greedy = Greedy(self.engine, [prompt], max_new_tokens)
+        greedy = Greedy(self.engine, [prompt.ids], max_new_tokens)
         steps = iter(greedy)
         next(steps)
         first = time.perf_counter()
         tokens = sum(1 for _ in steps)
         last = time.perf_counter()
-        if not self._is_legal(self.decode(greedy.ids())):
-            self._guided(prompt, max_new_tokens, scored=False)
+        self._mended(self._answer(greedy), prompt, max_new_tokens)
         end = time.perf_counter()
-        return Timing(len(prompt), first - before, tokens, last - first, end - start)
+        return Timing(len(prompt.ids), first - before, tokens, last - first, end - start)
 
 
 class Stream:

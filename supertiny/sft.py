@@ -44,6 +44,7 @@ _Item = TypeVar("_Item")
 
 def encode_row(row: dict[str, Any], task: Task, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     """Token ids of prompt and answer, and labels that ignore the prompt; both of the same length."""
+    task = task.of(row)
     prompt = tokenizer.bos_token + task.render_prompt(row["query"])
     answer = task.render_call(call_from_json(row["call"])) + tokenizer.eos_token
     # Tokenized apart, as at inference, where the answer is not there yet when the prompt is encoded.

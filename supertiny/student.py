@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from supertiny.calls import NO_CALL, call_from_json
+from supertiny.conversation import Said
 from supertiny.task import Task
 
 SEPARATOR = "\n\n"  # stands between examples: no query and no answer holds a blank line
@@ -62,15 +63,17 @@ class TorchStudent:
         self.prefix: _Prefix | None = None
         self.prefix_length = 0
 
-    def prompt(self, query: str) -> str:
+    def prompt(self, asked: Said) -> str:
         """What stands after the start token and the shared prefix."""
-        # With examples the signatures are in the prefix already, whatever the task's prompt form.
-        if self.few_shot:
-            return f" {self.task.normalise(query)}\n"
-        return self.task.render_prompt(query)
+        task = self.task.of(asked)
+        query = task.as_query(asked)
+        # With examples the task's signatures are in the prefix already, whatever its prompt form.
+        if self.few_shot and task.tools is self.task.tools:
+            return f" {task.normalise(query)}\n"
+        return task.render_prompt(query)
 
     @torch.inference_mode()
-    def answers(self, queries: Sequence[str], max_new_tokens: int, batch_size: int) -> list[str]:
+    def answers(self, queries: Sequence[Said], max_new_tokens: int, batch_size: int) -> list[str]:
         """The raw answer to each query, in order, without the end token.
 
         Batches hold prompts of similar length; a row leaves its batch at the end token or after
@@ -85,7 +88,9 @@ class TorchStudent:
         with tqdm(total=len(prompts), unit="query", mininterval=1.0, disable=None) as progress:
             for at in range(0, len(order), batch_size):
                 members = order[at : at + batch_size]
-                rows = self._generate([prompts[i] for i in members], max_new_tokens, progress)
+                tasks = [self.task.of(queries[i]) for i in members]
+                batch = [prompts[i] for i in members]
+                rows = self._generate(batch, tasks, max_new_tokens, progress)
                 found.update(zip(members, rows, strict=True))
         return [found[index] for index in range(len(prompts))]
 
@@ -103,7 +108,9 @@ class TorchStudent:
         self.prefix = [(layer.keys[0], layer.values[0]) for layer in layers]
         self.prefix_length = ids.shape[1]
 
-    def _generate(self, prompts: list[list[int]], max_new_tokens: int, progress: Any) -> list[str]:
+    def _generate(
+        self, prompts: list[list[int]], tasks: list[Task], max_new_tokens: int, progress: Any
+    ) -> list[str]:
         """Answers to one batch of token rows, padded on the left to the longest."""
         width = max(map(len, prompts))
         end = self.tokenizer.eos_token_id
@@ -119,7 +126,7 @@ class TorchStudent:
                 rows[row].append(token)
             keep = [
                 at for at, row in enumerate(alive)
-                if len(rows[row]) < max_new_tokens and not self._ended(rows[row])
+                if len(rows[row]) < max_new_tokens and not self._ended(rows[row], tasks[row])
             ]  # fmt: skip
             progress.update(len(alive) - len(keep))
             if len(keep) < len(alive):
@@ -131,13 +138,13 @@ class TorchStudent:
             visible = torch.nn.functional.pad(visible, (0, 1), value=True)
         return [self._text(row) for row in rows]
 
-    def _ended(self, row: list[int]) -> bool:
+    def _ended(self, row: list[int], task: Task) -> bool:
         if row[-1] == self.tokenizer.eos_token_id:
             return True
         if not self.few_shot:
             return False
         text = self._decode(row)
-        return SEPARATOR in text or not self.task.may_become_call(text)
+        return SEPARATOR in text or not task.may_become_call(text)
 
     def _text(self, row: list[int]) -> str:
         text = self._decode(row[:-1] if row[-1] == self.tokenizer.eos_token_id else row)
@@ -245,14 +252,18 @@ AttentionInterface.register(_ATTENTION, _shared_prefix_attention)
 
 def few_shot_text(task: Task, examples: Sequence[Mapping[str, Any]]) -> str:
     """Instruction, one line per tool, then each example's query and call, blank lines between."""
-    tools = task.signatures()
     head = "Each command is followed by the one tool call it asks for, the tool on the first line "
     head += "and one argument on each next line; no_call if no tool fits. The tools:\n"
-    shown = [
-        f" {task.normalise(row['query'])}\n{task.render_call(call_from_json(row['call']))}"
-        for row in examples
-    ]
-    return "".join(part + SEPARATOR for part in [head + tools, *shown])
+    shown = [_example_text(task, row) for row in examples]
+    return "".join(part + SEPARATOR for part in [head + task.signatures(), *shown])
+
+
+def _example_text(task: Task, row: Mapping[str, Any]) -> str:
+    posed = task.of(row)
+    call = posed.render_call(call_from_json(row["call"]))
+    if posed.tools is not task.tools:  # its own, which are not among those above
+        return f"{posed.render_prompt(row['query'])}{call}"
+    return f" {task.normalise(row['query'])}\n{call}"
 
 
 def choose_examples(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:

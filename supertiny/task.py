@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import importlib
-import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import jsonschema
 import yaml
 
 from supertiny import calls
 from supertiny.calls import Tool, ToolCall
 from supertiny.conversation import Said, as_query
 from supertiny.errors import CallError, UserError
-from supertiny.io import read_json
 from supertiny.quoting import as_said
+from supertiny.rowtools import as_text, read_tools
+from supertiny.tools import load_tools, signature
 
 TASKS_DIR = Path("tasks")
 PROMPT_FORMS = ("query", "signatures")
 _KEYS = {"name", "description", "licence", "language", "prompt", "lowercase"}
 _OPTIONAL = {"lexicon": ""}
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,11 @@ class Task:
     """What the job is; made by `load_task` from a folder with ``task.yaml`` and ``tools.json``.
 
     With the prompt form ``query`` the student reads the query alone and has the schemas in its
-    weights; with ``signatures`` the tools stand before the query in one line each. ``lexicon`` holds
-    the words that a student may spell otherwise than the query does, see `as_said`.
+    weights; with ``signatures`` the tools stand before the query in one line each, and a row or query
+    may bring ``tools`` of its own in their place: `of` is the task as that one poses it. ``lexicon``
+    holds the words that a student may spell otherwise than the query does, see `as_said`.
+
+    ``row`` is the row that the task is posed by, if any.
     """
 
     name: str
@@ -46,6 +47,21 @@ class Task:
     lexicon: frozenset[str]
     tools: Mapping[str, Tool]
     folder: Path
+    row: Mapping[str, Any] | None = None
+
+    def of(self, asked: Said) -> Task:
+        """The task as a row, or a query, poses it: with its own tools, and held to its answer.
+
+        Raises:
+            CallError: tools that are malformed, or that the task has no place for.
+        """
+        if not isinstance(asked, Mapping):
+            return self
+        if "tools" not in asked:
+            return replace(self, row=asked)
+        if self.prompt == "query":
+            raise CallError("tools: the student of this task has its tools in the weights")
+        return replace(self, row=asked, tools=read_tools(as_text(asked["tools"])))
 
     def normalise(self, query: str) -> str:
         """One line, NFKC, lower case if the task says so, and no text that a tokenizer could
@@ -61,11 +77,13 @@ class Task:
     def render_prompt(self, query: str) -> str:
         """The text before the student's answer, without the tokenizer's start token."""
         prompt = f" {self.normalise(query)}\n"
-        return prompt if self.prompt == "query" else f"{self.signatures()}\n{prompt}"
+        if self.prompt == "query":
+            return prompt
+        return f"{self.signatures()}\n{prompt}".replace("<|", "< |")
 
     def signatures(self) -> str:
-        """One line a tool: ``alias(argument: type, optional?: type)  description``."""
-        return "\n".join(_signature(tool) for tool in self.tools.values())
+        """One line a tool: `supertiny.tools.signature`."""
+        return "\n".join(map(signature, self.tools.values()))
 
     def render_call(self, call: ToolCall) -> str:
         """The student's answer for a call, without the tokenizer's end token."""
@@ -123,12 +141,25 @@ class Task:
         """Raises `CallError` for a call that the tools do not allow."""
         calls.validate_call(call, self.tools)
 
-    def equivalent(self, left: ToolCall, right: ToolCall) -> bool:
-        """Whether two calls mean the same."""
-        return calls.equivalent(left, right, self.tools)
+    def equivalent(self, call: ToolCall, gold: ToolCall) -> bool:
+        """Whether a call means the same as the gold one.
+
+        Posed by a row, a task whose folder has an ``equivalence.py`` asks that: its function
+        ``equivalent(call, gold, row)`` may go by all that the row says of its answer.
+        """
+        if self.has_own_equivalence:
+            return bool(self.module("equivalence").equivalent(call, gold, self.row))
+        return calls.equivalent(call, gold, self.tools)
+
+    @property
+    def has_own_equivalence(self) -> bool:
+        """Whether the task's own rule says which calls are right, and a row to apply it to is known."""
+        return self.row is not None and (self.folder / "equivalence.py").is_file()
 
     def soft_score(self, predicted: ToolCall, gold: ToolCall) -> float:
         """Graded agreement in [0, 1]; see `supertiny.calls.soft_score`."""
+        if self.has_own_equivalence and self.equivalent(predicted, gold):
+            return 1.0
         return calls.soft_score(predicted, gold, self.tools)
 
     def module(self, name: str) -> ModuleType:
@@ -176,75 +207,6 @@ def _load_meta(path: Path) -> dict[str, Any]:
     if not isinstance(meta["lexicon"], str):
         raise UserError(f"{path}: lexicon: expected words with blanks between")
     return {**meta, "lexicon": frozenset(meta["lexicon"].split())}
-
-
-def load_tools(path: Path | str) -> dict[str, Tool]:
-    """Tools by name from a JSON list of ``{name, alias, description, parameters}``.
-
-    Raises:
-        UserError: a tool is malformed, its schema invalid, or a name or alias taken twice.
-    """
-    tools: dict[str, Tool] = {}
-    raw = read_json(path)
-    for index, entry in enumerate(raw if isinstance(raw, list) else [raw]):
-        where = f"{path}, tool {index}"
-        if not isinstance(entry, dict) or set(entry) != {
-            "name", "alias", "description", "parameters"
-        }:  # fmt: skip
-            raise UserError(f"{where}: expected name, alias, description and parameters")
-        tool = Tool(**entry)
-        _check_tool(tool, f"{where} ({tool.name})")
-        taken = {name for other in tools.values() for name in (other.name, other.alias)}
-        if {tool.name, tool.alias} & (taken | {"no_call"}):
-            raise UserError(f"{where}: name {tool.name!r} or alias {tool.alias!r} is taken")
-        tools[tool.name] = tool
-    return tools
-
-
-def _check_tool(tool: Tool, where: str) -> None:
-    try:
-        jsonschema.Draft202012Validator.check_schema(tool.parameters)
-    except jsonschema.SchemaError as error:
-        raise UserError(f"{where}: not a valid JSON Schema: {error.message}") from None
-    if tool.parameters.get("type") != "object":
-        raise UserError(f"{where}: parameters must be a schema of type object")
-    if tool.parameters.get("additionalProperties") is not False:
-        raise UserError(f"{where}: parameters must set additionalProperties to false")
-    if tool.alias.strip() != tool.alias or not tool.alias or "\n" in tool.alias:
-        raise UserError(f"{where}: alias must be one line without outer blanks")
-    for key, schema in tool.properties.items():
-        if not _IDENTIFIER.fullmatch(key):
-            raise UserError(f"{where}: argument name {key!r} must match {_IDENTIFIER.pattern}")
-        if not isinstance(schema.get("x-quoted", False), bool):
-            raise UserError(f"{where}, {key}: x-quoted: allowed are true and false")
-        unknown = set(schema.get("x-fold", ())) - calls.FOLDS
-        if unknown:
-            raise UserError(f"{where}, {key}: unknown x-fold {sorted(unknown)}")
-        if not _IDENTIFIER.fullmatch(tool.word(key)):
-            raise UserError(f"{where}, {key}: x-alias {tool.word(key)!r} must be one word")
-    words = [tool.word(key) for key in tool.properties]
-    if len(set(words)) != len(words):
-        raise UserError(f"{where}: two arguments have the same x-alias")
-
-
-def _signature(tool: Tool) -> str:
-    required = set(tool.parameters.get("required", ()))
-    arguments = ", ".join(
-        f"{tool.word(key)}{'' if key in required else '?'}: {_type(schema)}"
-        for key, schema in tool.properties.items()
-    )
-    return f"{tool.alias}({arguments})  {tool.description}".rstrip()
-
-
-def _type(schema: dict[str, Any]) -> str:
-    if "enum" in schema:
-        return "|".join(map(str, schema["enum"]))
-    if "anyOf" in schema:
-        return "|".join(_type(option) for option in schema["anyOf"])
-    kind = str(schema.get("type", "any"))
-    if "minimum" in schema and "maximum" in schema:
-        kind += f" {schema['minimum']}..{schema['maximum']}"
-    return kind
 
 
 __all__ = ["CallError", "Task", "Tool", "ToolCall", "load_task", "load_task_folder", "load_tools"]

@@ -266,8 +266,12 @@ def test_only_legal_calls_are_judged(lamps):
     assert (scores.tolist(), right.tolist()) == ([-1.0, -2.0], [True, False])
 
 
-def test_the_stage_fits_the_answers_of_the_variant_that_ships(taught_onnx, tmp_path, monkeypatch):
+def test_the_stage_fits_the_answers_of_the_variant_that_ships(
+    lamps, taught_onnx, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(confidence_stage, "task_name", lambda: lamps.name)
+    monkeypatch.setattr(confidence_stage, "load_task", {lamps.name: lamps}.get)
     known = [lesson for lesson in LESSONS if lesson["query"].islower()]
     rows = known * 6 + [{"query": "off it to 5", "call": LESSONS[0]["call"]}] * 4
     write_jsonl("data/queries/dev.jsonl", rows)

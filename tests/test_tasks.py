@@ -12,6 +12,7 @@ from graph import imported_files
 
 import tasks
 from supertiny.calls import call_from_json
+from supertiny.conversation import question
 from supertiny.evaluate import Outputs, rule_answers, task_metrics, write_results
 from supertiny.io import read_json, write_jsonl
 from supertiny.newtask import TEMPLATE, new_task
@@ -56,10 +57,10 @@ def test_prepare_gives_legal_rows_without_leakage(task, params, splits):
     for split, rows in splits.items():
         assert 0 < len(rows) <= getattr(params, f"{split}_rows")
         for row in rows:
-            call = call_from_json(row["call"])
-            task.validate(call)
-            again = task.parse_call(task.render_call(call), row["query"])
-            assert task.equivalent(again, call), row
+            posed, call = task.of(row), call_from_json(row["call"])
+            posed.validate(call)
+            again = posed.parse_call(posed.render_call(call), row["query"])
+            assert posed.equivalent(again, call), row
 
 
 def test_the_same_params_give_the_same_rows(task, params, splits):
@@ -71,7 +72,7 @@ def test_the_rules_answer_and_are_scored(task, splits, tmp_path):
     for split, rows in splits.items():
         write_jsonl(tmp_path / f"{split}.jsonl", rows)
     rows = read_queries(tmp_path / "test.jsonl", task)
-    answers = rule_answers(task, tmp_path, [row["query"] for row in rows])
+    answers = rule_answers(task, tmp_path, [question(row) for row in rows])
     outputs = Outputs.of("rules", tmp_path, tmp_path)
     values = write_results(task, rows, answers, outputs)
     assert values == read_json(outputs.metrics) and values["n"] == len(rows)
@@ -82,7 +83,7 @@ def test_the_rules_answer_and_are_scored(task, splits, tmp_path):
 
 GRAPH = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
 MODULES = {"gold.py": GRAPH["prepare"], "rules.py": GRAPH["evaluate"]["do"],
-           "metrics.py": GRAPH["evaluate"]["do"]}  # fmt: skip
+           "metrics.py": GRAPH["evaluate"]["do"], "equivalence.py": GRAPH["confidence"]}  # fmt: skip
 
 
 LOADED = [
@@ -99,6 +100,6 @@ def test_what_a_tasks_module_imports_is_among_its_stages_deps(path):
     assert imported <= set(MODULES[path.name]["deps"])
 
 
-@pytest.mark.parametrize("stage", ["prepare", "evaluate"])
+@pytest.mark.parametrize("stage", ["prepare", "evaluate", "rl", "confidence"])
 def test_all_of_a_tasks_folder_is_a_dep_where_its_modules_run(stage):
     assert "tasks/${task}" in GRAPH[stage].get("do", GRAPH[stage])["deps"]

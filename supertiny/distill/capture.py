@@ -12,6 +12,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from supertiny.calls import call_from_json
+from supertiny.conversation import question
 from supertiny.distill.logits import OWN, Row, capture_of, top_k, write
 from supertiny.errors import UserError
 from supertiny.packing import ATTENTION, IGNORED, PackedCollator, answer_logits
@@ -87,13 +88,13 @@ def _own_answers(
     if not asked:
         return [], {"own_inputs": 0}
     texts = TorchStudent(teacher, task).answers(
-        [row["query"] for row in asked], params.max_new_tokens, params.batch_size
+        [question(row) for row in asked], params.max_new_tokens, params.batch_size
     )
     own: _Answers = []
     equal = cut_off = 0
     for row, text in zip(asked, texts, strict=True):
         answer = tokenizer.encode(text + tokenizer.eos_token, add_special_tokens=False)
-        if text == task.render_call(call_from_json(row["call"])):
+        if text == task.of(row).render_call(call_from_json(row["call"])):
             equal += 1
         elif len(answer) > params.max_new_tokens:
             cut_off += 1  # the end token would be ours and not the teacher's

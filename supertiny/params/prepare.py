@@ -30,6 +30,9 @@ class Prepare:
     noise_share: float = param("share of training commands with typos and odd casing", ge=0, le=1)
     noise_test_share: float = param("the same share in dev and test", ge=0, le=1)
     held_out_share: float = param("share of templates and of names kept for test", ge=0.05, le=0.5)
+    max_prompt_bytes: int = param(
+        "rows with a longer prompt (UTF-8) are left out and counted; 0: none is", ge=0
+    )
     max_similarity: float = param(
         "token-set Jaccard similarity from which two inputs count as near-duplicates", ge=0, le=1
     )

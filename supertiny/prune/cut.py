@@ -91,7 +91,8 @@ def prune(
     subset = subsets[chosen.vocabulary]
     checkpoint.save(cut(chosen), subset.tokenizer, source, subset.kept, out)
     texts = {
-        name: [task.render_prompt(row["query"]) for row in rows] for name, rows in queries.items()
+        name: [task.of(row).render_prompt(row["query"]) for row in rows]
+        for name, rows in queries.items()
     }
     config = model.config
     metrics = {
@@ -120,7 +121,8 @@ def task_texts(task: Task, rows: Iterable[dict[str, Any]]) -> list[str]:
     """What a student reads and writes: prompts and answers of the rows, and the tools' own words."""
     texts = [""]
     for row in rows:
-        texts += [task.render_prompt(row["query"]), task.render_call(call_from_json(row["call"]))]
+        posed = task.of(row)
+        texts += [posed.render_prompt(row["query"]), posed.render_call(call_from_json(row["call"]))]
     for tool in task.tools.values():
         texts.append(f" {tool.alias}")
         for key, schema in tool.properties.items():

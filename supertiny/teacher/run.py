@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from supertiny.curate import kept_rewrites
+from supertiny.errors import UserError
 from supertiny.io import read_json, read_jsonl, write_jsonl
 from supertiny.metrics import latency
 from supertiny.modelfolder import size_mb
@@ -89,6 +90,7 @@ def teach(
     """
     if params.backend == "none":
         return Taught({split: [] for split in SPLITS}, [])
+    _check_tools(queries)
     with _asking(params, recording, live) as asker:
         pipeline = Pipeline(task, load_recipe(task), params, asker, queries["train"])
         return ask_all(pipeline, queries, decisions(task, REVIEW))
@@ -116,6 +118,7 @@ def record(
         ``latency_ms`` of the timed calls; of a model that runs here also the megabytes of its file or
         folder and the CPU threads.
     """
+    _check_tools(queries)
     recipe = load_recipe(task)
     commands = [{key: row[key] for key in _KEPT} for row in queries["train"]]
     write_jsonl(recording.with_name(COMMANDS), commands)
@@ -149,6 +152,14 @@ def speed(params: Teacher, recording: Path, usd_per_hour: float) -> dict[str, fl
         return {}
     about = {key: card[key] for key in ("size_mb", "threads") if key in card}
     return {**latency([ms / 1000 for ms in card["latency_ms"]], usd_per_hour), **about}
+
+
+def _check_tools(queries: Mapping[str, Sequence[Row]]) -> None:
+    if any("tools" in row for rows in queries.values() for row in rows):
+        raise UserError(
+            "teacher.backend: the rows bring tools of their own, which a teacher is not shown; set it "
+            "to none"
+        )
 
 
 @contextmanager

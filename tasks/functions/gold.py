@@ -1,0 +1,128 @@
+"""Queries with their tools and one right call each, split so that no tool called in test is in train's.
+
+Rows hang together where they have the same tools or nearly so, or one of them is called in both.
+Whoever reads a tool in train may meet it again in test as one of several on offer; to keep those apart
+too would put half of all rows in one cluster.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from supertiny.calls import NO_CALL, ToolCall
+from supertiny.errors import CallError
+from supertiny.params.prepare import Prepare
+from supertiny.seeds import Rows
+
+ROWS = Path(__file__).parent / "data" / "rows.jsonl.gz"
+SAME_TOOLS = 0.67  # Jaccard similarity of two sets of tool names from which rows hang together
+
+
+def load(params: Prepare) -> Rows:
+    """The task's source of rows; they carry ``accepted``, what the leaderboard takes for right."""
+    rows = read_rows()
+    clusters = cluster_names(rows)
+    for row, cluster in zip(rows, clusters, strict=True):
+        row["template"] = cluster
+    return Rows(rows, clusters, [row["source"] for row in rows], params)
+
+
+def read_rows() -> list[dict[str, Any]]:
+    """Every row, in the order of the leaderboard."""
+    with gzip.open(ROWS, "rt", encoding="utf-8") as file:
+        return [_row(json.loads(line)) for line in file]
+
+
+def _row(raw: dict[str, Any]) -> dict[str, Any]:
+    call = gold_call(raw)
+    called = called_tool(raw)
+    answer = {"accepted": raw["accepted"]} if "accepted" in raw else {}
+    return {
+        "query": raw["query"],
+        "tools": raw["tools"],
+        "call": call.to_json(),
+        "source": raw["source"],
+        "names": [called] if called else [],
+        "slices": [raw["source"], _tools_slice(len(raw["tools"]))],
+        **answer,
+    }
+
+
+def _tools_slice(count: int) -> str:
+    return "tools_1" if count == 1 else "tools_2_to_4" if count <= 4 else "tools_5_or_more"
+
+
+def gold_call(raw: Mapping[str, Any]) -> ToolCall:
+    """The right call to learn: what may be left out is, and of several values the one in the query.
+
+    Raises:
+        CallError: what the row accepts is not of the form that the leaderboard's rules can read.
+    """
+    if "accepted" not in raw:
+        return NO_CALL
+    schema = next(t for t in raw["tools"] if t["name"] == raw["called"])["parameters"]
+    arguments = {
+        key: _value(_best(options, raw["query"]), raw["query"])
+        for key, options in raw["accepted"].items()
+        if key in schema["required"] or "" not in options
+    }
+    return ToolCall(raw["called"], arguments)
+
+
+def _best(options: Sequence[Any], query: str) -> Any:
+    said = [option for option in options if isinstance(option, str) and option and option in query]
+    if said:
+        return max(said, key=len)
+    return next((option for option in options if option != ""), options[0])
+
+
+def _value(option: Any, query: str) -> Any:
+    """An option as a value: the keys of an object, or of each in a list, have options of their own."""
+    if isinstance(option, list):
+        return [_object(item, query) if isinstance(item, dict) else item for item in option]
+    return _object(option, query) if isinstance(option, dict) else option
+
+
+def _object(option: Mapping[str, Any], query: str) -> dict[str, Any]:
+    if not all(isinstance(options, list) for options in option.values()):
+        raise CallError("an object whose keys have no lists of options")
+    return {key: _best(options, query) for key, options in option.items() if "" not in options}
+
+
+def called_tool(raw: Mapping[str, Any]) -> str | None:
+    """The tool that a row is about: the one called, or the only one that is not."""
+    if "called" in raw:
+        return str(raw["called"])
+    return raw["tools"][0]["name"] if len(raw["tools"]) == 1 else None
+
+
+def cluster_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The cluster of each row, named by the first of its tools, sorted."""
+    sets = [frozenset(tool["name"] for tool in row["tools"]) for row in rows]
+    parent: dict[Any, Any] = {}
+
+    def root(node: Any) -> Any:
+        while parent.setdefault(node, node) != node:
+            node = parent[node]
+        return node
+
+    for one, other in _alike(sorted(set(sets), key=sorted)):
+        parent[root(one)] = root(other)
+    for row, tools in zip(rows, sets, strict=True):
+        for name in row["names"]:
+            parent[root(tools)] = root(name)
+    found: dict[Any, str] = {}
+    for tools in sorted(set(sets), key=sorted):
+        found.setdefault(root(tools), " ".join(sorted(tools)))
+    return [found[root(tools)] for tools in sets]
+
+
+def _alike(sets: Sequence[frozenset[str]]) -> Iterator[tuple[frozenset[str], frozenset[str]]]:
+    for at, one in enumerate(sets):
+        for other in sets[:at]:
+            if len(one & other) >= SAME_TOOLS * len(one | other):
+                yield one, other
