@@ -49,11 +49,16 @@ class Outputs:
         )
 
 
-def rule_answers(task: Task, queries_dir: Path, queries: Sequence[str]) -> Answers:
-    """What the task's own rule baseline answers: ``load(folder, queries_dir).answer(query)``."""
+def rule_answers(task: Task, queries_dir: Path, rows: Sequence[dict[str, Any]]) -> Answers:
+    """What the task's own rule baseline answers: ``load(folder, queries_dir).answer(query)``, and
+    ``answer(query, language)`` for a row that carries its language."""
     rules = task.module("rules").load(task.folder, queries_dir)
-    progress = tqdm(queries, unit="query", mininterval=1.0, disable=None)
-    return [rules.answer(query) for query in progress]
+    progress = tqdm(rows, unit="query", mininterval=1.0, disable=None)
+    return [
+        rules.answer(row["query"], row["language"]) if "language" in row
+        else rules.answer(row["query"])
+        for row in progress
+    ]  # fmt: skip
 
 
 def recorded_answers(path: Path, rows: Sequence[dict[str, Any]]) -> Answers:

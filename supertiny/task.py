@@ -24,6 +24,7 @@ from supertiny.io import read_json
 TASKS_DIR = Path("tasks")
 PROMPT_FORMS = ("query", "signatures")
 _KEYS = {"name", "description", "licence", "language", "prompt", "lowercase"}
+_OPTIONAL = {"languages"}
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
@@ -43,6 +44,9 @@ class Task:
     lowercase: bool
     tools: Mapping[str, Tool]
     folder: Path
+    languages: tuple[
+        str, ...
+    ]  # that rows can be drawn in; `language` alone unless task.yaml has more
 
     def normalise(self, query: str) -> str:
         """One line, NFKC, lower case if the task says so, and no text that a tokenizer could
@@ -143,14 +147,19 @@ def load_task_folder(folder: Path | str) -> Task:
 
 def _load_meta(path: Path) -> dict[str, Any]:
     meta = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(meta, dict) or set(meta) != _KEYS:
+    if not isinstance(meta, dict) or set(meta) - _OPTIONAL != _KEYS:
         found = sorted(meta) if isinstance(meta, dict) else type(meta).__name__
         raise UserError(f"{path}: expected exactly the keys {sorted(_KEYS)}, found {found}")
     if meta["prompt"] not in PROMPT_FORMS:
         raise UserError(f"{path}: prompt: found {meta['prompt']!r}, allowed: {PROMPT_FORMS}")
     if not isinstance(meta["lowercase"], bool):
         raise UserError(f"{path}: lowercase: found {meta['lowercase']!r}, allowed: true, false")
-    return meta
+    offered = meta.setdefault("languages", [meta["language"]])
+    if not isinstance(offered, list) or meta["language"] not in offered:
+        raise UserError(
+            f"{path}: languages: found {offered!r}, expected a list with `language` in it"
+        )
+    return {**meta, "languages": tuple(offered)}
 
 
 def load_tools(path: Path | str) -> dict[str, Tool]:
