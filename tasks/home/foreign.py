@@ -6,6 +6,7 @@ rules (`tasks.home.languages`), not by somebody who speaks the language.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from tasks.home import gold, grammar, languages, noise
 from tasks.home.languages.agreement import Noun
 from tasks.home.names import ForeignNames
 
+_OWN_PER_REAL = 4  # of queries that are no command; the corpus is small
 _TRIES = 12  # drafts by which a template is found to give legal calls, or none
 
 
@@ -96,7 +98,8 @@ class ForeignGold(gold.Gold):
         return name
 
     def _out_of_scope(self, split: str, rng: random.Random) -> Iterator[dict[str, Any]]:
-        corpus, own = self.language.out_of_scope()
+        corpus, own, self._no_call_names = self.language.out_of_scope()
+        self._no_call_lists = own.slot_lists
         params = self.params
 
         def of_split(texts: list[str]) -> list[str]:
@@ -104,42 +107,69 @@ class ForeignGold(gold.Gold):
             return [t for t in texts if gold.split_by_hash(params.seed, t, share) == split]
 
         real = of_split(corpus)
-        blocks = {str(block.sentences[0].text): block for block in own.intents[NO_CALL.name].data}
-        sentences = of_split(list(blocks))
+        templates = {
+            str(block.sentences[0].text): block.sentences[0].expression
+            for block in own.intents[NO_CALL.name].data
+        }
+        sentences = of_split(list(templates))
+        # A template of few texts is soon used up.
+        weights = [self._texts_of(templates[text], split) ** 0.5 for text in sentences]
+        rng.shuffle(real)
         while True:
-            for query in rng.sample(real, len(real)):
-                yield gold.no_call(query)
-                for _ in range(4):
-                    yield self._drawn_no_call(blocks[rng.choice(sentences)], own, split, rng)
+            if real:
+                yield gold.no_call(real.pop())
+            for text in rng.choices(sentences, weights, k=_OWN_PER_REAL):
+                yield self._no_call_of(text, templates[text], split, rng)
 
-    def _drawn_no_call(
-        self, block: Any, own: grammar.Intents, split: str, rng: random.Random
+    def _texts_of(self, said: grammar.Expression, split: str) -> int:
+        """How many texts an expression stands for in a split."""
+        if isinstance(said, grammar.ListReference):
+            name = self._no_call_names.get(said.list_name)
+            if name:
+                return len(self.names.of(name, split))
+            values = self._no_call_lists[said.list_name]
+            assert isinstance(values, TextSlotList)
+            return len(values.values)
+        if isinstance(said, grammar.Alternative):
+            return sum(self._texts_of(item, split) for item in said.items)
+        if isinstance(said, grammar.Group):
+            return math.prod(self._texts_of(item, split) for item in said.items)
+        return 1
+
+    def _no_call_of(
+        self, template: str, expression: grammar.Expression, split: str, rng: random.Random
     ) -> dict[str, Any]:
-        text = _spoken(block.sentences[0].expression, own, rng)
+        pieces: list[noise.Piece] = []
+        self._say_no_call(expression, split, rng, pieces)
         train = split == "train"
         noisy = rng.random() < (self.params.noise_share if train else self.params.noise_test_share)
         query = noise.speak(
-            [noise.Piece(" ".join(text.split()))], rng,
-            noisy=noisy, polite=False, chatty=train, manner=self.manner,
-        )  # fmt: skip
+            pieces, rng, noisy=noisy, polite=False, chatty=train, manner=self.manner
+        )
         return {
             **gold.no_call(query),
-            "template": f"{NO_CALL.name}: {block.sentences[0].text}",
+            "template": f"{NO_CALL.name}: {template}",
+            "names": sorted(piece.text.lower() for piece in pieces if piece.value),
             "slices": ["noise" if noisy else "clean", "out_of_scope"],
         }
 
+    def _say_no_call(
+        self, said: grammar.Expression, split: str, rng: random.Random, pieces: list[noise.Piece]
+    ) -> None:
+        if isinstance(said, grammar.ListReference) and said.list_name in self._no_call_names:
+            name = self.lists.pick(self._no_call_names[said.list_name], split, rng)
+            pieces.append(noise.Piece(name, value=True))
+        elif isinstance(said, grammar.ListReference):
+            values = self._no_call_lists[said.list_name]
+            assert isinstance(values, TextSlotList)
+            self._say_no_call(rng.choice(values.values).text_in, split, rng, pieces)
+        elif isinstance(said, grammar.Alternative):
+            self._say_no_call(rng.choice(said.items), split, rng, pieces)
+        elif isinstance(said, grammar.Group):
+            for item in said.items:
+                self._say_no_call(item, split, rng, pieces)
+        else:
+            pieces.append(noise.Piece(said.original_text))  # type: ignore[attr-defined]
+
 
 _TASK = load_task_folder(grammar.FOLDER)
-
-
-def _spoken(expression: grammar.Expression, own: grammar.Intents, rng: random.Random) -> str:
-    """One text of an expression whose lists hold plain words."""
-    if isinstance(expression, grammar.ListReference):
-        values = own.slot_lists[expression.list_name]
-        assert isinstance(values, TextSlotList)
-        return _spoken(rng.choice(values.values).text_in, own, rng)
-    if isinstance(expression, grammar.Alternative):
-        return _spoken(rng.choice(expression.items), own, rng)
-    if isinstance(expression, grammar.Group):
-        return "".join(_spoken(item, own, rng) for item in expression.items)
-    return expression.original_text  # type: ignore[attr-defined]

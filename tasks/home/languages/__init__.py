@@ -79,8 +79,9 @@ class Language:
         ruleset = next(name for start, name in rules.items() if list_name.startswith(start))
         return str(texts.text_by_ruleset.get(ruleset, texts.text)).replace("\xad", "")
 
-    def out_of_scope(self) -> tuple[list[str], Intents]:
-        """Queries of the corpus, and hassil intents with one sentence template a block."""
+    def out_of_scope(self) -> tuple[list[str], Intents, dict[str, str]]:
+        """Queries of the corpus; hassil intents with one sentence template a block; and which of
+        the templates' lists are lists of names."""
         raw = _yaml(self.code, "out_of_scope")
         data = [{"sentences": [sentence]} for sentence in raw["sentences"]]
         parsed = Intents.from_dict(
@@ -91,7 +92,7 @@ class Language:
                 "expansion_rules": {},
             }
         )
-        return _lines(self.code, "out_of_scope"), parsed
+        return _lines(self.code, "out_of_scope"), parsed, raw["names"]
 
 
 @cache

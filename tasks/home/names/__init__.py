@@ -89,6 +89,10 @@ class NameLists:
             return rng.choice(everyday)
         return rng.choice(self._splits[name][split])
 
+    def of(self, list_name: str, split: str) -> list[str]:
+        """The list's share for ``split``."""
+        return self._splits[_FILES.get(list_name, list_name)][split]
+
     def is_everyday(self, list_name: str, name: str) -> bool:
         """Whether most homes have the entry, so that anyone knows how it is spelt."""
         return name in self._everyday.get(_FILES.get(list_name, list_name), ())
