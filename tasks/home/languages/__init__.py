@@ -41,7 +41,12 @@ _FROM_PACKAGES = ("person", "weather", "shopping_item")  # lists that go on in f
 _RULESETS = {
     "de": {"timer_": "spellout-cardinal-feminine", "": "spellout-cardinal-neuter"},
     "fr": {"timer_": "spellout-cardinal-feminine", "": "spellout-cardinal-masculine"},
-    "es": {"timer_hours": "spellout-cardinal-feminine", "": "spellout-cardinal-masculine"},
+    "es": {
+        "timer_hours": "spellout-cardinal-feminine",
+        "timer_": "spellout-cardinal-masculine",
+        "temperature": "spellout-cardinal-masculine",
+        "": "spellout-numbering",
+    },
 }
 
 

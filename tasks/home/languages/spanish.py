@@ -86,6 +86,7 @@ def _many(said: str, noun: Noun, subjects: list[str]) -> str:
     if not plural:
         raise Refused
     gender = "q" if noun.gender in ("f", "q") else "p"
+    said = f"{said} los" if said in ("todos", "todas") else said
     subjects.append(gender)
     vowel = "a" if gender == "q" else "o"
     return (
