@@ -103,10 +103,11 @@ def model_card(
     """The bundle's README.md: what it does, how well, how to run it, whose it is."""
     score, speed, sure = found["evaluation"], found["benchmark"], found["confidence"]
     tools = ", ".join(f"`{name}`" for name in sorted(task.tools))
+    spoken = _languages(task, score)
     base = origin.get("repo") or origin.get("file") or origin["source"]
     return f"""# {task.name}, {model.name}
 
-{task.description} {size_mb(model):.0f} MB, for ONNX Runtime GenAI on CPU. Language: {_languages(task, score)}.
+{task.description} {size_mb(model):.0f} MB, for ONNX Runtime GenAI on CPU. Language: {spoken}.
 
 ## How well it does
 
