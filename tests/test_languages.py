@@ -158,6 +158,8 @@ LUZ, FOCOS = Noun("f", "lámpara"), Noun("p", "focos")
         ("fr", "allume la lumière dans le {x}", {"x": ENTRY}, "allume la lumière dans l'entrée"),
         ("fr", "allume la lumière dans {x}", {"x": FLOOR}, "allume la lumière au premier étage"),
         ("fr", "le son de le {x}", {"x": TELE}, "le son de la télé"),
+        ("fr", "le son de le {x}", {"x": Noun("m", "téléviseur")}, "le son du téléviseur"),
+        ("fr", "le son de le {x}", {"x": Noun("m", "ampli")}, "le son de l'ampli"),
         ("fr", "le {x} est allumé", {"x": SPOTS}, "les spots sont allumés"),
         ("fr", "tous les lumière sont éteint", {}, "toutes les lumières sont éteintes"),
         ("fr", "quels volet sont ouvert", {}, "quels volets sont ouverts"),
