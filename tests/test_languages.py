@@ -111,9 +111,12 @@ def test_numbers_are_digits_and_words_of_the_language(code):
     assert language.words(21, "timer_minutes") == many[code]
 
 
-def test_german_nouns_are_written_with_capitals(splits):
-    rows = [r for r in of(splits, "de") if r["call"]["arguments"].get("area") == "küche"]
-    assert any("Küche" in row["query"] for row in rows)
+def test_german_nouns_are_written_with_capitals_and_called_without(splits):
+    places = {name.lower(): name for name in ForeignNames(1, 0.2, languages.load("de")).all("area")}
+    clean = [row for row in of(splits, "de") if "clean" in row["slices"]]
+    rows = [row for row in clean if row["call"]["arguments"].get("area") in places]
+    assert len(rows) > 30
+    assert all(places[row["call"]["arguments"]["area"]] in row["query"] for row in rows)
 
 
 def said(code, text, **values):
