@@ -63,9 +63,9 @@ def main(params: Evaluate) -> None:
 def _answers(variant: str, task: Task, rows: list[dict[str, Any]], params: Evaluate) -> Answers:
     if variant == "teacher":
         return recorded_answers(TEACHER, rows)
-    queries = [question(row) for row in rows]
     if variant == "rules":
-        return rule_answers(task, QUERIES, queries)
+        return rule_answers(task, QUERIES, rows)
+    queries = [question(row) for row in rows]
     if variant == "base":
         train = read_queries(QUERIES / "train.jsonl", task)
         return few_shot_answers(task, MODELS / "base", train, queries, params)

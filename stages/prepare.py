@@ -11,7 +11,7 @@ from supertiny.errors import UserError
 from supertiny.io import write_json, write_jsonl
 from supertiny.params.core import task_name
 from supertiny.params.prepare import Prepare
-from supertiny.prepare import describe, draw_splits, leakage
+from supertiny.prepare import describe, draw_splits, leakage, sources
 from supertiny.review import REVIEW, decisions, kept_texts
 from supertiny.stage import run_stage
 from supertiny.task import load_task
@@ -23,7 +23,7 @@ def main(params: Prepare) -> None:
     """Write data/queries/{train,dev,test}.jsonl and metrics/prepare.json."""
     task = load_task(task_name())
     rewrites = list(kept_texts(decisions(task, REVIEW)).values())
-    splits, refused = draw_splits(task.module("gold").load(params), task, params, rewrites)
+    splits, refused = draw_splits(sources(task, params), task, params, rewrites)
     leaks = leakage(splits, params.max_similarity, rewrites)
     found = {key: value for key, value in leaks.items() if key.startswith("leak_") and value}
     if found:

@@ -6,6 +6,7 @@ Everything in it is a function of what the graph made, so the same graph gives t
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -102,10 +103,11 @@ def model_card(
 ) -> str:
     """The bundle's README.md: what it does, how well, how to run it, whose it is."""
     score, speed, sure = found["evaluation"], found["benchmark"], found["confidence"]
+    spoken = _languages(task, score)
     base = origin.get("repo") or origin.get("file") or origin["source"]
     return f"""# {task.name}, {model.name}
 
-{task.description} {size_mb(model):.0f} MB, for ONNX Runtime GenAI on CPU. Language: {task.language}.
+{task.description} {size_mb(model):.0f} MB, for ONNX Runtime GenAI on CPU. Language: {spoken}.
 
 ## How well it does
 
@@ -159,6 +161,12 @@ def _figures(score: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
         "peak memory": f"{speed['peak_rss_mib']:.0f} MiB",
     }
     return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def _languages(task: Task, score: Mapping[str, Any]) -> str:
+    """Those it was tested in, which the metrics name where it is not the task's own alone."""
+    slices = (re.fullmatch(r"slice_language_(\w+)_n", key) for key in score)
+    return ", ".join(found[1] for found in slices if found) or task.language
 
 
 def _whose(task: Task) -> str:

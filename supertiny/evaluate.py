@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from supertiny import metrics
 from supertiny.calls import call_from_json
-from supertiny.conversation import Said
+from supertiny.conversation import question
 from supertiny.errors import CallError, UserError
 from supertiny.io import read_jsonl, write_json, write_jsonl, write_text, write_tsv
 from supertiny.params.evaluate import Evaluate
@@ -50,14 +50,19 @@ class Outputs:
         )
 
 
-def rule_answers(task: Task, queries_dir: Path, queries: Sequence[Said]) -> Answers:
-    """What the task's own rule baseline answers: ``load(folder, queries_dir).answer(query)``.
+def rule_answers(task: Task, queries_dir: Path, rows: Sequence[dict[str, Any]]) -> Answers:
+    """What the task's own rule baseline answers: ``load(folder, queries_dir).answer(query)``, and
+    ``answer(query, language)`` for a row that carries its language.
 
     A query is a text, or with tools of its own ``{"query", "tools"}``.
     """
     rules = task.module("rules").load(task.folder, queries_dir)
-    progress = tqdm(queries, unit="query", mininterval=1.0, disable=None)
-    return [rules.answer(query) for query in progress]
+    progress = tqdm(rows, unit="query", mininterval=1.0, disable=None)
+    return [
+        rules.answer(question(row), row["language"]) if "language" in row
+        else rules.answer(question(row))
+        for row in progress
+    ]  # fmt: skip
 
 
 def recorded_answers(path: Path, rows: Sequence[dict[str, Any]]) -> Answers:

@@ -10,7 +10,8 @@ import hashlib
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from tqdm import tqdm
@@ -78,28 +79,70 @@ def row_id(query: str, tools: Any = None) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
+def sources(task: Task, params: Prepare) -> dict[str, GoldSource]:
+    """The task's source of rows for each language of the params, by language.
+
+    Raises:
+        UserError: no language, one twice, or one that the task does not offer.
+    """
+    asked = params.languages
+    wrong = [language for language in asked if language not in task.languages]
+    if wrong or not asked or len(set(asked)) < len(asked):
+        raise UserError(
+            f"prepare.languages: found {list(asked)}; expected some of {list(task.languages)}, each "
+            f"once: what {task.folder}/task.yaml offers"
+        )
+    load = task.module("gold").load
+    return {language: load(replace(params, languages=(language,))) for language in asked}
+
+
 def draw_splits(
-    source: GoldSource, task: Task, params: Prepare, rewrites: Sequence[str] = ()
+    source: GoldSource | Mapping[str, GoldSource],
+    task: Task,
+    params: Prepare,
+    rewrites: Sequence[str] = (),
 ) -> tuple[dict[str, list[Row]], dict[str, int]]:
     """Rows of each split, sorted by id, and how many draws were refused for which reason.
 
+    Each language is drawn from its own stream and fills its own part of a split, so it has the same
+    test rows alone as beside others, but for texts that two languages share. Rows carry their
+    ``language`` and a slice of it, unless all are in the task's own.
+
     Args:
+        source: one for rows in the task's own language, or one for each language.
         rewrites: inputs of test that are not drawn here; train holds nothing like them either.
 
     Raises:
         UserError: the source has too few different rows for the sizes asked for, or yields a call
             that the task's own schemas refuse.
     """
+    by_language = source if isinstance(source, Mapping) else {task.language: source}
+    tagged = list(by_language) != [task.language]
     drawing = _Drawing(task, params)
     splits = {}
     for split in SPLITS:
         if split == "train":
             drawing.hold_out_texts(rewrites)
-        rows = drawing.draw(source.stream(split), split, getattr(params, f"{split}_rows"))
+        rows: list[Row] = []
+        sizes = _parts(getattr(params, f"{split}_rows"), len(by_language))
+        for (language, of_language), size in zip(by_language.items(), sizes, strict=True):
+            drawn = drawing.draw(of_language.stream(split), split, size)
+            rows += [in_language(row, language) for row in drawn] if tagged else drawn
         if split != "train":
             drawing.hold_out(rows)
         splits[split] = sorted(rows, key=lambda row: row["id"])
     return splits, dict(drawing.refused)
+
+
+def _parts(total: int, count: int) -> list[int]:
+    """``total`` in ``count`` parts that differ by at most one."""
+    return [total // count + (index < total % count) for index in range(count)]
+
+
+def in_language(row: Row, language: str) -> Row:
+    """The row with its language, also as the slice ``language_<code>``."""
+    slices = sorted([*row["slices"], f"language_{language}"])
+    return {**row, "language": language, "slices": slices}
 
 
 class _Drawing:

@@ -23,7 +23,7 @@ from supertiny.tools import load_tools, signature
 TASKS_DIR = Path("tasks")
 PROMPT_FORMS = ("query", "signatures")
 _KEYS = {"name", "description", "licence", "language", "prompt", "lowercase"}
-_OPTIONAL = {"lexicon": ""}
+_OPTIONAL = {"lexicon", "languages"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Task:
     lexicon: frozenset[str]
     tools: Mapping[str, Tool]
     folder: Path
+    languages: tuple[str, ...]  # rows can be drawn in; `language` alone unless task.yaml has more
     row: Mapping[str, Any] | None = None
 
     def of(self, asked: Said) -> Task:
@@ -194,19 +195,24 @@ def load_task_folder(folder: Path | str) -> Task:
 
 def _load_meta(path: Path) -> dict[str, Any]:
     meta = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(meta, dict) or set(meta) - set(_OPTIONAL) != _KEYS:
+    if not isinstance(meta, dict) or set(meta) - _OPTIONAL != _KEYS:
         found = sorted(meta) if isinstance(meta, dict) else type(meta).__name__
         raise UserError(
             f"{path}: expected the keys {sorted(_KEYS)} and at most {sorted(_OPTIONAL)}, found {found}"
         )
-    meta = {**_OPTIONAL, **meta}
     if meta["prompt"] not in PROMPT_FORMS:
         raise UserError(f"{path}: prompt: found {meta['prompt']!r}, allowed: {PROMPT_FORMS}")
     if not isinstance(meta["lowercase"], bool):
         raise UserError(f"{path}: lowercase: found {meta['lowercase']!r}, allowed: true, false")
-    if not isinstance(meta["lexicon"], str):
+    offered = meta.setdefault("languages", [meta["language"]])
+    if not isinstance(offered, list) or meta["language"] not in offered:
+        raise UserError(
+            f"{path}: languages: found {offered!r}, expected a list with `language` in it"
+        )
+    lexicon = meta.setdefault("lexicon", "")
+    if not isinstance(lexicon, str):
         raise UserError(f"{path}: lexicon: expected words with blanks between")
-    return {**meta, "lexicon": frozenset(meta["lexicon"].split())}
+    return {**meta, "languages": tuple(offered), "lexicon": frozenset(lexicon.split())}
 
 
 __all__ = ["CallError", "Task", "Tool", "ToolCall", "load_task", "load_task_folder", "load_tools"]

@@ -114,7 +114,7 @@ def test_rules_come_from_the_task_folder(tmp_path, monkeypatch, lamps):
 
     monkeypatch.setattr(tasks, "__path__", [str(tmp_path / "tasks")])
     task = load_task("doorbell", tmp_path / "tasks")
-    values = write_results(task, ROWS, rule_answers(task, tmp_path, QUERIES), outputs(tmp_path))
+    values = write_results(task, ROWS, rule_answers(task, tmp_path, ROWS), outputs(tmp_path))
     assert values["exact_match"] == 0.5  # "on", "on now" and the one that is no command
     assert values["no_call_recall"] == 1.0
 

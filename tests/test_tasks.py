@@ -12,7 +12,6 @@ from graph import imported_files
 
 import tasks
 from supertiny.calls import call_from_json
-from supertiny.conversation import question
 from supertiny.evaluate import Outputs, rule_answers, task_metrics, write_results
 from supertiny.io import read_json, write_jsonl
 from supertiny.newtask import TEMPLATE, new_task
@@ -72,7 +71,7 @@ def test_the_rules_answer_and_are_scored(task, splits, tmp_path):
     for split, rows in splits.items():
         write_jsonl(tmp_path / f"{split}.jsonl", rows)
     rows = read_queries(tmp_path / "test.jsonl", task)
-    answers = rule_answers(task, tmp_path, [question(row) for row in rows])
+    answers = rule_answers(task, tmp_path, rows)
     outputs = Outputs.of("rules", tmp_path, tmp_path)
     values = write_results(task, rows, answers, outputs)
     assert values == read_json(outputs.metrics) and values["n"] == len(rows)

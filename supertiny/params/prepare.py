@@ -13,6 +13,9 @@ class Prepare:
     train_rows: int = param("training inputs", ge=1)
     dev_rows: int = param("inputs for choosing and tuning", ge=1)
     test_rows: int = param("inputs of the frozen test set", ge=1)
+    languages: tuple[str, ...] = param(
+        "languages the inputs are in, of those task.yaml names; each gets an equal part of the rows"
+    )
     tool_balance: float = param(
         "1: every tool equally often; 0: in proportion to its ways of being called", ge=0, le=1
     )

@@ -8,11 +8,12 @@ Test is kept apart at the source: each name, template and out-of-scope query bel
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from supertiny.calls import NO_CALL
 from supertiny.errors import UserError
 from supertiny.params.prepare import Prepare
 from tasks.home import fractions, grammar, noise
+from tasks.home.languages.agreement import Noun
 from tasks.home.names import MEDIA_LISTS, NameLists
 
 # "[mower]" after a name is left out: "clippy mower" would be a mower called "clippy" or "clippy mower".
@@ -36,7 +38,7 @@ _SPLITS_NAME = re.compile(r"\{name\} <light>")
 _ALL_STATE = re.compile(r"<are_all>")
 
 # Numbers people say; the grammar's own ranges allow 97 degrees and 83-hour timers.
-_PLAUSIBLE = {
+PLAUSIBLE = {
     "temperature": [*range(12, 31), *range(15, 27), *(n + 0.5 for n in range(17, 25)), 55, 60, 65, 68,
                     70, 72, 75, 78, 80],
     "color_temperature": [*range(1800, 7000, 100), *range(2000, 6600, 500)],
@@ -91,7 +93,15 @@ class Draft:
 
 
 class Gold:
-    """Rows for the stage `prepare`; `stream` is deterministic in the params and the split."""
+    """Rows for the stage `prepare`; `stream` is deterministic in the params and the split.
+
+    English; `tasks.home.foreign` has what is other in other languages.
+    """
+
+    manner = noise.ENGLISH
+    _unsaid = frozenset({"the", "my", "our", "a", "an", "please"})
+    _plausible: Mapping[str, list[Any]] = PLAUSIBLE
+    inflected = False  # words of the grammar's own lists ("doors") change with the sentence
 
     def __init__(self, params: Prepare) -> None:
         self.params = params
@@ -186,8 +196,8 @@ class Gold:
         for template in group:
             for _ in range(60):
                 draft = self._draft(template, "train", rng)
-                if not _NONSENSE.search(noise.join(draft.pieces)):
-                    found.add(skeleton_key(template, draft))
+                if self._put_right(draft, rng):
+                    found.add(self._key(template, draft))
         return sorted(found)
 
     def _by_tool(self, split: str) -> dict[str, dict[tuple[str, str], list[Template]]]:
@@ -216,19 +226,21 @@ class Gold:
 
     def _command(self, template: Template, split: str, rng: random.Random) -> dict[str, Any] | None:
         draft = self._draft(template, split, rng)
-        skeleton = skeleton_key(template, draft)
+        skeleton = self._key(template, draft)
         unseen_template = template in self._split_of_template
         if not unseen_template and self._held_out_skeletons.get(skeleton, "train") != split:
             return None
-        if _NONSENSE.search(noise.join(draft.pieces)):
+        if not self._put_right(draft, rng):
             return None
         train = split == "train"
         noisy = rng.random() < (self.params.noise_share if train else self.params.noise_test_share)
         polite = template.source == "template"  # ours have their own ways of being polite
-        query = noise.speak(draft.pieces, rng, noisy=noisy, polite=polite, chatty=train)
+        query = noise.speak(
+            draft.pieces, rng, noisy=noisy, polite=polite, chatty=train, manner=self.manner
+        )
         arguments = {**draft.arguments, **template.constants}
         if train and rng.random() < self.params.number_words_share:
-            query = fractions.say(query, template.tool, arguments)
+            query = self._with_fractions(query, template.tool, arguments)
         slices = ["noise" if noisy else "clean"]
         if split != "train":
             slices.append("unseen_template" if unseen_template else "unseen_phrasing")
@@ -243,6 +255,20 @@ class Gold:
             "names": sorted(draft.names),
             "slices": sorted(slices),
         }
+
+    def _put_right(self, draft: Draft, rng: random.Random) -> bool:
+        """Whether somebody would say the draft; another language corrects its grammar before."""
+        del rng
+        return not _NONSENSE.search(noise.join(draft.pieces))
+
+    def _with_fractions(self, query: str, tool: str, arguments: dict[str, Any]) -> str:
+        return fractions.say(query, tool, arguments)
+
+    def _key(self, template: Template, draft: Draft) -> str:
+        """A phrasing: the sentence with slots for values and without determiners and politeness."""
+        words = "".join(draft.skeleton).replace("-", " ").split()
+        kept = [word for word in words if word not in self._unsaid]
+        return f"{template.tool}: {' '.join(kept)}"
 
     def _draft(self, template: Template, split: str, rng: random.Random) -> Draft:
         draft = Draft()
@@ -291,39 +317,62 @@ class Gold:
     ) -> None:
         values = self._intents.slot_lists.get(ref.list_name)
         value: Any
-        familiar = False
+        familiar, noun, literal = False, None, False
         if isinstance(values, RangeSlotList):
             everyday = self.lists.everyday_share if split == "train" else 0.0
             text, value = self._number(ref.list_name, values, everyday, rng)
             draft.number_words |= text.isalpha() or " " in text or "-" in text
+            noun = self._number_noun(text)
         elif isinstance(values, TextSlotList):
             text, value = self._constant(values, rng)
+            literal = self.inflected
         else:
             list_name = self._name_list(ref, template, draft, rng)
             text = self.lists.pick(list_name, split, rng)
-            value = text
+            value = text.lower()
+            noun = self.lists.noun(list_name, text)
             familiar = split == "train" and self.lists.is_everyday(list_name, text)
-            draft.names.append(text)
+            draft.names.append(value)
             if ref.list_name == "floor" and template.source == "natural":
-                text = _spoken_floor(text)
+                text = self._spoken_floor(text)
         draft.arguments[ref.slot_name] = value
-        draft.pieces.append(noise.Piece(text, value=True, familiar=familiar))
+        draft.pieces.append(noise.Piece(text, not literal, familiar, noun))
         draft.skeleton.append("{" + ref.slot_name + "}")
 
     def _number(
         self, name: str, values: RangeSlotList, everyday: float, rng: random.Random
     ) -> tuple[str, int | float]:
-        usual = _PLAUSIBLE.get(name) or [*range(values.start, values.stop + 1, values.step)]
+        usual = self._plausible.get(name) or [*range(values.start, values.stop + 1, values.step)]
         if everyday and rng.random() < everyday:
             usual = [number for number in _EVERYDAY if number in usual] or usual
         rounded = [number for number in usual if number % 5 == 0]
-        number = rng.choice(rounded if name not in _PLAUSIBLE and rng.random() < 0.6 else usual)
-        text = f"{number:g}"
+        number = rng.choice(
+            rounded if name not in self._plausible and rng.random() < 0.6 else usual
+        )
+        text = self._digits(number)
         if rng.random() < self.params.number_words_share:
-            text = self._numbers.format_number(number).text
+            text = self._in_words(number, name)
             text = text.replace("-", " ") if rng.random() < 0.6 else text
         value = number * int(values.multiplier or 1)
         return text, value
+
+    def _digits(self, number: float) -> str:
+        return f"{number:g}"
+
+    def _in_words(self, number: float, list_name: str) -> str:
+        del list_name
+        return self._numbers.format_number(number).text
+
+    def _number_noun(self, text: str) -> Noun | None:
+        del text
+        return None
+
+    def _spoken_floor(self, name: str) -> str:
+        # The package's templates say "{floor} [floor]"; ours say the floor as people do, so an
+        # ordinal or adjective ("first", "upper") needs its noun. The name stays what the package
+        # calls it.
+        bare = name.endswith(("level", "stairs")) or name in _FLOOR_NOUNS
+        return name if bare else f"{name} floor"
 
     def _constant(self, values: TextSlotList, rng: random.Random) -> tuple[str, Any]:
         value = rng.choice(values.values)
@@ -360,25 +409,26 @@ class Gold:
                     # As many again from templates: the lists alone are too short to say what of a
                     # home's own words is no command. Dev and test know only what people wrote.
                     yield self._out_of_scope_from_template(rng)
-                yield _no_call(query)
+                yield no_call(query)
 
     def _out_of_scope_from_template(self, rng: random.Random) -> dict[str, Any]:
         while True:
             template = rng.choice(self._out_of_scope_templates)
             draft = self._draft(template, "train", rng)
-            if not _NONSENSE.search(noise.join(draft.pieces)):
+            if self._put_right(draft, rng):
                 break
         noisy = rng.random() < self.params.noise_share
         query = noise.speak(draft.pieces, rng, noisy=noisy, polite=False, chatty=True)
         return {
-            **_no_call(query),
-            "template": skeleton_key(template, draft),
+            **no_call(query),
+            "template": self._key(template, draft),
             "names": sorted(draft.names),
             "slices": ["noise" if noisy else "clean", "out_of_scope"],
         }
 
 
-def _no_call(query: str) -> dict[str, Any]:
+def no_call(query: str) -> dict[str, Any]:
+    """The row of a query that asks for no tool."""
     return {
         "query": query,
         "call": NO_CALL.to_json(),
@@ -390,15 +440,11 @@ def _no_call(query: str) -> dict[str, Any]:
 
 
 def load(params: Prepare) -> Gold:
-    """The task's source of rows; called by the stage `prepare`."""
-    return Gold(params)
-
-
-def skeleton_key(template: Template, draft: Draft) -> str:
-    """A phrasing: the sentence with slots for values and without determiners and politeness."""
-    words = "".join(draft.skeleton).replace("-", " ").split()
-    kept = [word for word in words if word not in {"the", "my", "our", "a", "an", "please"}]
-    return f"{template.tool}: {' '.join(kept)}"
+    """The task's source of rows in the one language of the params; called by `prepare`."""
+    (code,) = params.languages
+    if code == grammar.LANGUAGE:
+        return Gold(params)
+    return importlib.import_module("tasks.home.foreign").ForeignGold(params, code)
 
 
 def stable_hash(seed: int, text: str) -> str:
@@ -416,7 +462,11 @@ def split_by_hash(seed: int, text: str, held_out: float) -> str:
 
 def _templates(raw: dict[str, Any], source: str) -> Iterator[Template]:
     raw = json.loads(_ALL_STATE.sub("<are> <all>", _TAIL.sub("", json.dumps(raw))))
-    parsed = grammar.parse(raw)
+    yield from templates(raw, source, grammar.parse(raw))
+
+
+def templates(raw: dict[str, Any], source: str, parsed: grammar.Intents) -> Iterator[Template]:
+    """Every sentence template of a grammar and its parsed form."""
     for tool, intent in raw["intents"].items():
         for block, parsed_block in zip(intent["data"], parsed.intents[tool].data, strict=True):
             domain = block.get("requires_context", {}).get("domain", ())
@@ -460,13 +510,6 @@ def _choose(alternative: grammar.Alternative, split: str, rng: random.Random) ->
 def _medium_to_come(template: Template) -> str | None:
     # "play {search_query} {media_class}" says the medium after the title; music is what fits all.
     return "track" if "{media_class}" in template.text else None
-
-
-def _spoken_floor(name: str) -> str:
-    # The package's templates say "{floor} [floor]"; ours say the floor as people do, so an ordinal
-    # or adjective ("first", "upper") needs its noun. The name stays what the package calls it.
-    bare = name.endswith(("level", "stairs")) or name in _FLOOR_NOUNS
-    return name if bare else f"{name} floor"
 
 
 def _sensor_list(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The English grammar of `home-assistant-intents`, read as data and parsed with hassil."""
+"""The grammars of `home-assistant-intents`, read as data and parsed with hassil."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ LANGUAGE = "en"
 
 
 @cache
-def package_grammar() -> dict[str, Any]:
+def package_grammar(language: str = LANGUAGE) -> dict[str, Any]:
     """Sentences, lists and expansion rules of the package, as its own JSON has them."""
-    return _package_json(f"data/{LANGUAGE}.json")
+    return _package_json(f"data/{language}.json")
 
 
 @cache
@@ -37,11 +37,11 @@ def intent_definitions() -> dict[str, Any]:
 
 
 @cache
-def own_grammar(pattern: str = "*.yaml") -> dict[str, Any]:
-    """Our own sentences, in the shape of the package's, of the files in ``sentences``."""
+def own_grammar(pattern: str = "*.yaml", folder: Path = FOLDER / "sentences") -> dict[str, Any]:
+    """Our own sentences, in the shape of the package's, of the files in ``folder``."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where it is built
     intents: dict[str, Any] = {}
-    for path in sorted((FOLDER / "sentences").glob(pattern)):
+    for path in sorted(folder.glob(pattern)):
         for name, intent in yaml.load(path.read_text(encoding="utf-8"), loader)["intents"].items():
             intents.setdefault(name, {"data": []})["data"] += intent["data"]
     return {"intents": intents}
@@ -51,12 +51,13 @@ def _package_json(name: str) -> dict[str, Any]:
     return json.loads((files("home_assistant_intents") / name).read_text(encoding="utf-8"))
 
 
-def parse(grammar: dict[str, Any]) -> Intents:
-    """hassil's parsed form of the intents in ``grammar``, with the package's lists and rules."""
-    base = package_grammar()
+def parse(grammar: dict[str, Any], base: dict[str, Any] | None = None) -> Intents:
+    """hassil's parsed form of the intents in ``grammar``, with lists and rules of ``base``, which is
+    the package's English grammar where none is given."""
+    base = base or package_grammar()
     return Intents.from_dict(
         {
-            "language": LANGUAGE,
+            "language": base["language"],
             "intents": grammar["intents"],
             "lists": base["lists"],
             "expansion_rules": base["expansion_rules"],

@@ -5,6 +5,10 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tasks.home.languages.agreement import Noun
 
 _POLITE_FRONT = (
     "please", "can you", "could you", "would you", "hey", "ok", "could you please", "i want you to",
@@ -33,6 +37,22 @@ _NEIGHBOURS = {
 
 
 @dataclass(frozen=True)
+class Manner:
+    """How a language is spoken to a home: what is polite, what stands around a sentence, how a
+    question begins, and the word for %."""
+
+    polite_front: tuple[str, ...]
+    polite_back: tuple[str, ...]
+    openers: tuple[str, ...]
+    closers: tuple[str, ...]
+    question: re.Pattern[str]
+    percent: str
+
+
+ENGLISH = Manner(_POLITE_FRONT, _POLITE_BACK, _OPENERS, _CLOSERS, _QUESTION, "percent")
+
+
+@dataclass(frozen=True)
 class Piece:
     """Text of a sentence; a value is what a slot takes and is not misspelt, since a misspelt name has
     no answer that could be checked, unless it is a word for which everybody knows the spelling."""
@@ -40,20 +60,27 @@ class Piece:
     text: str
     value: bool = False
     familiar: bool = False
+    noun: Noun | None = None  # of a value whose articles depend on it
 
 
-def join(pieces: list[Piece]) -> str:
+def join(pieces: list[Piece], percent: str = "percent") -> str:
     """The pieces as one clean line."""
     text = "".join(_VALUE + piece.text if piece.value else piece.text for piece in pieces)
     text = " ".join(text.split())
-    text = re.sub(r"(?<=[a-z]) ?%", " percent", text)
+    text = re.sub(r"(?<=[a-z]) ?%", f" {percent}", text)
     # "the emma's lamp" is not English; a possessive is its own determiner.
     text = re.sub(rf"\b(?:the|my|our) {_VALUE}(?=[a-z]+'s )", "", text)
     return text.replace(_VALUE, "")
 
 
 def speak(
-    pieces: list[Piece], rng: random.Random, *, noisy: bool, polite: bool, chatty: bool
+    pieces: list[Piece],
+    rng: random.Random,
+    *,
+    noisy: bool,
+    polite: bool,
+    chatty: bool,
+    manner: Manner = ENGLISH,
 ) -> str:
     """The sentence as somebody says or types it.
 
@@ -65,16 +92,16 @@ def speak(
     first, last = _outer_values(pieces)
     if noisy:
         pieces = _misspell(pieces, rng)
-    text = join(pieces)
-    question = _QUESTION.match(text) is not None
+    text = join(pieces, manner.percent)
+    question = manner.question.match(text) is not None
     if polite and rng.random() < 0.15 and not first and not question:
-        text = f"{rng.choice(_POLITE_FRONT)} {text}"
+        text = f"{rng.choice(manner.polite_front)} {text}"
     if polite and rng.random() < 0.1 and not last:
-        text = f"{text} {rng.choice(_POLITE_BACK)}"
+        text = f"{text} {rng.choice(manner.polite_back)}"
     if chatty and rng.random() < 0.1 and not first:
-        text = f"{rng.choice(_OPENERS)}{rng.choice(('', ','))} {text}"
+        text = f"{rng.choice(manner.openers)}{rng.choice(('', ','))} {text}"
     if chatty and rng.random() < 0.08 and not last:
-        text = f"{text} {rng.choice(_CLOSERS)}"
+        text = f"{text} {rng.choice(manner.closers)}"
     if rng.random() < 0.2:
         text += "?" if question else rng.choice(".!.")
     return _case(text, rng, noisy)
@@ -89,7 +116,8 @@ def _outer_values(pieces: list[Piece]) -> tuple[bool, bool]:
 def _case(text: str, rng: random.Random, noisy: bool) -> str:
     draw = rng.random()
     if noisy and draw < 0.3:
-        return text.upper() if draw < 0.15 else text.title()
+        # "ß" has no capital: what is copied from "FUSSBODEN" is another name.
+        return text.upper() if draw < 0.15 and "ß" not in text else text.title()
     return text[:1].upper() + text[1:] if draw < 0.5 else text
 
 
@@ -98,7 +126,7 @@ def _misspell(pieces: list[Piece], rng: random.Random) -> list[Piece]:
         (index, match.start(), match.end())
         for index, piece in enumerate(pieces)
         if piece.familiar or not piece.value
-        for match in re.finditer(r"[a-z]{4,}", piece.text)
+        for match in re.finditer(r"[a-zß-öø-ÿœ]{4,}", piece.text)
     ]
     out = list(pieces)
     # One slip in a short sentence, sometimes two in a longer one: what stays can still be read.

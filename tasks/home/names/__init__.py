@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from functools import cache
 from pathlib import Path
+
+from tasks.home import languages
+from tasks.home.languages.agreement import Noun
 
 FOLDER = Path(__file__).parent
 MEDIA_LISTS = (
@@ -32,10 +36,10 @@ _CLASS_WORDS = {
 _MEDIUM = re.compile(r"\b(album|artist|film|movie|music|playlist|podcast|show|song|track)\b")
 
 # Everyday places stay in train: a product that has not met "kitchen" serves nobody.
-_ALWAYS_TRAIN = {
+_ALWAYS_TRAIN = frozenset({
     "kitchen", "living room", "bedroom", "bathroom", "hallway", "office", "garage", "dining room",
     "ground", "first", "second", "upstairs", "downstairs", "home", "work",
-}  # fmt: skip
+})  # fmt: skip
 
 
 class NameLists:
@@ -45,11 +49,8 @@ class NameLists:
         self._splits: dict[str, dict[str, list[str]]] = {}
         self._everyday: dict[str, list[str]] = {}
         self.everyday_share = 0.0
-        for path in sorted(FOLDER.glob("*.txt")):
-            names = [name for name in path.read_text(encoding="utf-8").splitlines() if name]
-            if path.stem in MEDIA_LISTS:
-                names = [name for name in names if not _MEDIUM.search(name)]
-            self._splits[path.stem] = _split(seed, held_out, sorted(set(names) - _CLASS_WORDS))
+        for list_name, names in _english().items():
+            self._splits[list_name] = _split(seed, held_out, names)
 
     def add_train_only(self, seed: int, held_out: float, everyday_share: float) -> None:
         """Let train draw from the longer lists, too, put together from words, and meet what every
@@ -71,6 +72,11 @@ class NameLists:
             usual = {*path.read_text(encoding="utf-8").splitlines()}
             self._everyday[path.stem] = sorted(usual & {*self._splits[path.stem]["train"]})
 
+    def noun(self, list_name: str, name: str) -> Noun | None:
+        """What is known of a name as a noun; nothing is of an English one."""
+        del list_name, name
+        return None
+
     def has(self, list_name: str) -> bool:
         """Whether there is a list of that name."""
         return _FILES.get(list_name, list_name) in self._splits
@@ -82,6 +88,10 @@ class NameLists:
         if everyday and rng.random() < self.everyday_share:
             return rng.choice(everyday)
         return rng.choice(self._splits[name][split])
+
+    def of(self, list_name: str, split: str) -> list[str]:
+        """The list's share for ``split``."""
+        return self._splits[_FILES.get(list_name, list_name)][split]
 
     def is_everyday(self, list_name: str, name: str) -> bool:
         """Whether most homes have the entry, so that anyone knows how it is spelt."""
@@ -97,16 +107,80 @@ class NameLists:
         return sorted(self._splits)
 
 
-def _split(seed: int, held_out: float, names: list[str]) -> dict[str, list[str]]:
-    # One hash for all lists: a name that stands in two of them is in the same split in both.
-    ranked = sorted(
-        (name for name in names if name not in _ALWAYS_TRAIN),
-        key=lambda name: hashlib.sha256(f"{seed}:name:{name}".encode()).digest(),
+class ForeignNames(NameLists):
+    """The lists of another language; media are those of English and of the language's own.
+
+    A name in two languages is in the same split in both, so that each language has the same splits
+    whether it is alone or beside others.
+    """
+
+    def __init__(self, seed: int, held_out: float, language: languages.Language) -> None:
+        self._splits = {}
+        self._everyday = {}
+        self.everyday_share = 0.0
+        self._nouns: dict[str, dict[str, Noun]] = {}
+        always = _ALWAYS_TRAIN | (_everyday_places() - _all_english())
+        lists = {name: list(nouns) for name, nouns in language.names().items()}
+        for list_name in MEDIA_LISTS:
+            lists.setdefault(list_name, []).extend(Noun("", n) for n in _english()[list_name])
+        common = language.common[0]
+        for list_name, nouns in lists.items():
+            kept = {noun.text: noun for noun in nouns if noun.text.lower() not in common}
+            self._nouns[list_name] = kept
+            self._splits[list_name] = _split(seed, held_out, sorted(kept), always)
+
+    def add_everyday(self, language: languages.Language, everyday_share: float) -> None:
+        """Let train meet what every home has more often than the rest; as `add_train_only`."""
+        self.everyday_share = everyday_share
+        for list_name, usual in language.everyday().items():
+            self._everyday[list_name] = sorted({*usual} & {*self._splits[list_name]["train"]})
+
+    def noun(self, list_name: str, name: str) -> Noun | None:
+        """The name as a noun: gender, and how one is at the place."""
+        return self._nouns[_FILES.get(list_name, list_name)][name]
+
+
+@cache
+def _english() -> dict[str, list[str]]:
+    found = {}
+    for path in sorted(FOLDER.glob("*.txt")):
+        names = [name for name in path.read_text(encoding="utf-8").splitlines() if name]
+        if path.stem in MEDIA_LISTS:
+            names = [name for name in names if not _MEDIUM.search(name)]
+        found[path.stem] = sorted(set(names) - _CLASS_WORDS)
+    return found
+
+
+@cache
+def _all_english() -> frozenset[str]:
+    return frozenset(name for names in _english().values() for name in names)
+
+
+@cache
+def _everyday_places() -> frozenset[str]:
+    """Rooms and floors that stay in train, of every language: one name, one split."""
+    return frozenset(
+        name.lower()
+        for code in languages.CODES
+        if code != "en"
+        for list_name in ("area", "floor")
+        for name in languages.load(code).everyday()[list_name]
     )
+
+
+def _split(
+    seed: int, held_out: float, names: list[str], always: frozenset[str] = _ALWAYS_TRAIN
+) -> dict[str, list[str]]:
+    # One hash for all lists: a name that stands in two of them is in the same split in both.
+    def digest(name: str) -> bytes:
+        return hashlib.sha256(f"{seed}:name:{name.lower()}".encode()).digest()
+
+    ranked = sorted((name for name in names if name.lower() not in always), key=digest)
     shares: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
     for name in ranked:
-        position = hashlib.sha256(f"{seed}:name:{name}".encode()).digest()[0] / 256
+        position = digest(name)[0] / 256
         share = "test" if position < held_out else "dev" if position < 1.5 * held_out else "train"
         shares[share].append(name)
-    shares["train"] = sorted(shares["train"] + [name for name in names if name in _ALWAYS_TRAIN])
+    kept = [name for name in names if name.lower() in always]
+    shares["train"] = sorted(shares["train"] + kept)
     return shares
