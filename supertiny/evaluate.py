@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from supertiny import metrics
 from supertiny.calls import call_from_json
-from supertiny.conversation import question
+from supertiny.conversation import Said, question
 from supertiny.errors import CallError, UserError
 from supertiny.io import read_jsonl, write_json, write_jsonl, write_text, write_tsv
 from supertiny.params.evaluate import Evaluate
