@@ -129,9 +129,8 @@ def test_prompt_tokens_carry_no_loss(prepared):
 @pytest.mark.parametrize("short", [128, 0])
 def test_the_loss_is_the_mean_cross_entropy_of_each_rows_answer(prepared, monkeypatch, short):
     """Packed rows against the plain definition, one row at a time, in float64; gradients too."""
-    monkeypatch.setattr(
-        packing, "SHORT", short
-    )  # attention by plain products, and the fused kernel
+    # Attention by plain products, and by the fused kernel.
+    monkeypatch.setattr(packing, "SHORT", short)
 
     def load(**options):
         base = prepared / "models/base"

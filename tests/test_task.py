@@ -74,8 +74,11 @@ def test_a_broken_tool_is_named(folder, change, message):
         (lambda m: m.__setitem__("prompt", "json"), "prompt: found 'json'"),
         (lambda m: m.__setitem__("lowercase", "yes"), "lowercase: found 'yes'"),
         (lambda m: m.__setitem__("lexicon", ["word"]), "lexicon: expected words"),
-        (lambda m: m.pop("licence"), "expected the keys"),
-        (lambda m: m.__setitem__("extra", 1), "expected the keys"),
+        (
+            lambda m: m.pop("licence"),
+            r"expected the keys \[.*'licence'.*\] and at most \['lexicon'\]",
+        ),
+        (lambda m: m.__setitem__("extra", 1), r"and at most \['lexicon'\], found .*'extra'"),
     ],
 )
 def test_a_broken_task_file_is_named(folder, change, message):
