@@ -223,10 +223,15 @@ def _canonical_value(value: Any, schema: dict[str, Any]) -> Any:
     return value
 
 
+def one_line(text: str) -> str:
+    """Unicode NFKC, with every run of blanks and line ends as one blank."""
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
 def fold_text(text: str, folds: Any) -> str:
     """A string with the named differences removed; see `canonical`."""
     if "case" in folds:
-        text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+        text = one_line(text).casefold()
     if "numbers" in folds:
         text = fold_number_words(text)
     if "articles" in folds:

@@ -110,7 +110,7 @@ def predict(task: Task, row: Mapping[str, Any], answer: Answer) -> dict[str, Any
             predicted = task.parse_call(answer, query)
         else:
             task.validate(answer)
-            predicted = answer
+            predicted = task.quote(answer, query)
     except CallError as error:
         reason: str | None = f"{UNPARSABLE}: {error}"
     else:

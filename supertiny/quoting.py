@@ -19,14 +19,15 @@ _MOST_WORDS = 200  # of a query that are looked at: every place in it is compare
 def as_said(value: str, query: str, lexicon: frozenset[str] = frozenset()) -> str:
     """The words of ``query`` that ``value`` was copied from, or ``value`` itself.
 
-    It stays where the query has it word by word, where all that the query has not are words of
-    ``lexicon`` (a misspelt "kichen" that the student corrected), and where nothing is like it.
+    It stays where the query has it, be it in front of a compound (the "nudel" of "nudeltimer"),
+    where all that the query has not are words of ``lexicon`` (a misspelt "kichen" that the student
+    corrected), and where nothing is like it.
 
     Args:
         value: an argument; both texts normalised alike.
         lexicon: words whose spelling is known.
     """
-    if _says(query, value):
+    if re.search(rf"(?<!\w){re.escape(value)}", query):
         return value
     missing = [word for word in _WORD.findall(value) if not _says(query, word)]
     if missing and lexicon.issuperset(missing):

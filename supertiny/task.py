@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,8 +66,7 @@ class Task:
     def normalise(self, query: str) -> str:
         """One line, NFKC, lower case if the task says so, and no text that a tokenizer could
         take for a control token."""
-        text = " ".join(unicodedata.normalize("NFKC", query).split())
-        text = text.replace("<|", "< |")
+        text = calls.one_line(query).replace("<|", "< |")
         return text.lower() if self.lowercase else text
 
     def as_query(self, said: Said) -> str:
@@ -119,7 +117,7 @@ class Task:
     def restore_case(self, call: ToolCall, query: str) -> ToolCall:
         """Give each string argument that occurs in the query the query's own casing, where the tool
         allows it: of "Down the volume", ``down`` stays what the schema calls it."""
-        plain = " ".join(unicodedata.normalize("NFKC", query).split())
+        plain = calls.one_line(query)
         lowered = plain.lower()
         if len(lowered) != len(plain):  # a few letters change length, positions would not match
             return call

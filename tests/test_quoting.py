@@ -9,9 +9,10 @@ from project import make_project, run_stage
 
 from supertiny.calls import ToolCall, call_from_json
 from supertiny.io import read_jsonl
+from supertiny.metrics import predict
 from supertiny.quoting import as_said
 from supertiny.task import load_task
-from tasks.home import grammar
+from tasks.home import grammar, languages
 
 HOME = load_task("home")
 WORDS = st.text("abcdefgh'-é1", min_size=1, max_size=8)
@@ -71,9 +72,27 @@ def test_the_casing_of_the_query_comes_back_after_the_spelling():
     assert HOME.parse_call(answer, "Solarium Lamp on").arguments == {"name": "Solarium Lamp"}
 
 
+def test_a_ready_made_call_is_respelt_like_an_answer():
+    # The teacher and the rules hand over calls; what stands beside them is read alike.
+    gold, slip = (ToolCall("HassTurnOn", {"name": name}) for name in ("sky q box", "sky box"))
+    row = {"id": "q", "query": "sky q box on", "call": gold.to_json(), "slices": ["all"]}
+    for answer in (slip, HOME.render_call(slip)):
+        assert predict(HOME, row, answer)["exact"]
+
+
 def test_the_lexicon_has_the_words_that_train_misspells():
-    names = " ".join(path.read_text() for path in (grammar.FOLDER / "names/everyday").glob("*.txt"))
-    assert frozenset(re.findall(r"\w(?:\S*\w)?", names.lower())) == HOME.lexicon
+    names = [path.read_text() for path in (grammar.FOLDER / "names/everyday").glob("*.txt")]
+    for code in languages.CODES[1:]:
+        names += [name for listed in languages.load(code).everyday().values() for name in listed]
+    assert frozenset(re.findall(r"\w(?:\S*\w)?", " ".join(names).lower())) == HOME.lexicon
+
+
+def test_a_value_in_front_of_a_compound_stays():
+    call = ToolCall("HassCancelTimer", {"name": "fisch"})
+    assert HOME.quote(call, "brich den fischtimer ab") == call
+    assert (
+        HOME.quote(call, "brich den timer für frische ab") != call
+    )  # alike, but not what was said
 
 
 def test_right_calls_stay_right(tmp_path):
