@@ -9,7 +9,8 @@ across arguments, such as ``dependentRequired``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from supertiny.calls import NO_CALL, Tool, render_call, render_value
@@ -21,24 +22,40 @@ _FIRST, _INNER, _LAST = (
 )
 
 
-def lark_grammar(tools: Mapping[str, Tool]) -> str:
-    """The grammar whose start rule gives the answers that are legal calls of the tools."""
+def lark_grammar(tools: Mapping[str, Tool], said: Sequence[str] = ()) -> str:
+    """The grammar whose start rule gives the answers that are legal calls of the tools.
+
+    Args:
+        said: what an argument that quotes the query (``x-quoted``) may be; any text if nothing here
+            fits its schema.
+    """
     names = [f"tool_{number}" for number in range(len(tools))]
     starts = [_literal(render_call(NO_CALL, tools)), *names]
     terminals: dict[tuple[int, int | None], str] = {}
-    rules = [_tool_rule(*pair, terminals) for pair in zip(names, tools.values(), strict=True)]
+    rules = [_tool_rule(*pair, terminals, said) for pair in zip(names, tools.values(), strict=True)]
     bare = [f"{name}: {_bare(*lengths)}" for lengths, name in terminals.items()]
     return "\n".join([f"start: {' | '.join(starts)}", *rules, *bare, ""])
 
 
-def _tool_rule(name: str, tool: Tool, terminals: dict[tuple[int, int | None], str]) -> str:
+def _tool_rule(
+    name: str, tool: Tool, terminals: dict[tuple[int, int | None], str], said: Sequence[str]
+) -> str:
     required = tool.parameters.get("required", [])
     parts = [_literal(f" {tool.alias}")]
     for key, schema in tool.properties.items():
         word = _literal(f"\n {tool.word(key)} ")
-        line = f"{word} ({_value(schema, terminals)})"
+        line = f"{word} ({_quotes(schema, said) or _value(schema, terminals)})"
         parts.append(line if key in required else f"({line})?")
     return f"{name}: {' '.join(parts)}"
+
+
+def _quotes(schema: Mapping[str, Any], said: Sequence[str]) -> str:
+    """The values of an argument that quotes the query; nothing for any other argument."""
+    if not schema.get("x-quoted"):
+        return ""
+    least, most = schema.get("minLength", 0), schema.get("maxLength", math.inf)
+    values = dict.fromkeys(text for text in said if least <= len(text) <= most)
+    return " | ".join(_literal(render_value(value)) for value in values)
 
 
 def _value(schema: Mapping[str, Any], terminals: dict[tuple[int, int | None], str]) -> str:

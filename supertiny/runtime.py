@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +29,7 @@ from supertiny.decoding import MAX_BATCH, Engine, Greedy, equal_length_batches, 
 from supertiny.errors import CallError
 from supertiny.grammar import lark_grammar
 from supertiny.modelfolder import TASK_FOLDER, check_folder
+from supertiny.quoting import places
 from supertiny.rowtools import as_text, read_tools
 from supertiny.task import Task, load_task_folder
 
@@ -36,6 +37,7 @@ MAX_CHARACTERS = 4096  # of a query; more are refused before any work is done on
 MAX_PROMPT_TOKENS = 256  # of the query's own text; a command is about 20
 MAX_TOOLS_TOKENS = 1024  # of the signatures of tools that a query brings, in place of the task's
 MAX_NEW_TOKENS = 64
+_LONGEST_QUOTE = 24  # words of an argument that is decoded as a run of the query's words
 _Item = TypeVar("_Item")
 
 
@@ -52,9 +54,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class _Prompt:
-    """Token ids with the start token, and what the answer to them must be: a call of this task."""
+    """Token ids with the start token, the query they are made of (None if nobody knows), and what the
+    answer to them must be: a call of this task."""
 
     ids: list[int]
+    query: str | None
     task: Task
     grammar: str | None
 
@@ -83,6 +87,18 @@ class Answer:
             raise CallError(f"the answer did not end within {len(self.ids)} tokens")
         posed = task.of(query)
         return posed.parse_call(self.text, posed.as_query(query))
+
+
+def _quoting(prompt: _Prompt) -> _Prompt:
+    """The prompt with a grammar in which arguments that quote the query are runs of its words."""
+    if prompt.query is None or not any(
+        schema.get("x-quoted")
+        for tool in prompt.task.tools.values()
+        for schema in tool.properties.values()
+    ):
+        return prompt
+    said = places(prompt.task.normalise(prompt.query), _LONGEST_QUOTE)
+    return replace(prompt, grammar=lark_grammar(prompt.task.tools, said))
 
 
 @lru_cache(maxsize=256)
@@ -155,7 +171,7 @@ class OnnxStudent:
                 f"query too long: found {len(ids)} tokens, at most {most} "
                 f"are allowed; it starts {query[:40]!r}"
             )
-        return _Prompt(ids, task, grammar)
+        return _Prompt(ids, query, task, grammar)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The raw answer text of token ids without the end token."""
@@ -263,7 +279,8 @@ class OnnxStudent:
     def stream(self, query: Said, max_new_tokens: int = MAX_NEW_TOKENS) -> Stream:
         """The answer to one query piece by piece, then its call (errors as `predict`)."""
         scored = self.calibration is not None
-        return Stream(self, self._under_grammar(self._prompt(query), max_new_tokens, scored), query)
+        prompt = self._prompt(query)
+        return Stream(self, self._under_grammar(prompt, max_new_tokens, scored), prompt, query)
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         """Greedy continuations of prompts of one length, without the end token; the tools are the task's.
@@ -273,7 +290,7 @@ class OnnxStudent:
         Raises:
             ValueError: the prompts differ in length.
         """
-        own = [_Prompt(list(ids), self.task, self.grammar) for ids in prompts]
+        own = [_Prompt(list(ids), None, self.task, self.grammar) for ids in prompts]
         answers = self._complete(own, max_new_tokens, scored=False)
         return [answer.ids for answer in answers if isinstance(answer, Answer)]  # all of them
 
@@ -290,21 +307,27 @@ class OnnxStudent:
         ]
 
     def _mended(self, answer: Answer, prompt: _Prompt, max_new_tokens: int) -> Answer | CallError:
-        """The answer if it is legal, else another one that the grammar allows."""
-        if self._is_legal(answer.text, prompt.task):
+        """The answer if it is legal and made of the query's words, else one that the grammar of these
+        words allows."""
+        if self._is_legal(answer.text, prompt.task) and not self._is_made_up(answer, prompt):
             return answer
         try:
-            guided = self._under_grammar(prompt, max_new_tokens, answer.score is not None)
+            guided = self._under_grammar(_quoting(prompt), max_new_tokens, answer.score is not None)
         except CallError as error:
             return error
         return self._answer(guided.finish())
+
+    def _is_made_up(self, answer: Answer, prompt: _Prompt) -> bool:
+        if self.grammar is None or prompt.query is None:
+            return False
+        return prompt.task.is_made_up(prompt.task.parse_call(answer.text), prompt.query)
 
     def _under_grammar(self, prompt: _Prompt, max_new_tokens: int, scored: bool) -> Greedy:
         """Raises `CallError` where a query's own tools have schemas that nothing satisfies."""
         try:
             return Greedy(self.engine, [prompt.ids], max_new_tokens, prompt.grammar, scored)
         except RuntimeError as error:
-            if prompt.grammar == self.grammar or "grammar" not in str(error):
+            if prompt.task is self.task or "grammar" not in str(error):
                 raise
             reason = str(error).splitlines()[0][:200]
             raise CallError(f"tools: no grammar can be made of them: {reason}") from None
@@ -377,10 +400,13 @@ class Stream:
 
     The pieces are text in the compact form of `supertiny.calls`. What has come at any time begins
     a legal call; all of it together is the answer. A character comes when it is whole.
+    ``prediction`` is what `OnnxStudent.predict` gives: where the pieces quote what the query does not
+    say, it says otherwise than they.
     """
 
-    def __init__(self, student: OnnxStudent, greedy: Greedy, query: Said) -> None:
-        self._student, self._greedy, self._query = student, greedy, query
+    def __init__(self, student: OnnxStudent, greedy: Greedy, prompt: _Prompt, query: Said) -> None:
+        self._student, self._greedy = student, greedy
+        self._prompt, self._query = prompt, query
         self.prediction: Prediction | None = None
 
     def __iter__(self) -> Iterator[str]:
@@ -393,7 +419,10 @@ class Stream:
         answer = self._student._answer(self._greedy)
         if len(answer.text) > sent:
             yield answer.text[sent:]
-        self.prediction = self._student._prediction(answer, self._query)
+        final = self._student._mended(answer, self._prompt, self._greedy.limit)
+        if isinstance(final, CallError):
+            raise final
+        self.prediction = self._student._prediction(final, self._query)
 
 
 def spread(items: Sequence[_Item], count: int) -> list[_Item]:

@@ -101,14 +101,26 @@ class Task:
         return self.restore_case(call, query) if self.lowercase else call
 
     def quote(self, call: ToolCall, query: str) -> ToolCall:
-        """Spell the arguments that quote the query (``x-quoted`` in their schema) as it does."""
+        """Spell the arguments that quote the query (``x-quoted`` in their schema) as it does; one
+        that is like nothing in the query stays."""
+        for key, spelt in self._quoted(call, query):
+            if spelt not in (None, call.arguments[key]):
+                call = self._with(call, key, spelt)
+        return call
+
+    def is_made_up(self, call: ToolCall, query: str) -> bool:
+        """Whether an argument that should quote the query is like nothing in it."""
+        return any(spelt is None for _, spelt in self._quoted(call, query))
+
+    def _quoted(self, call: ToolCall, query: str) -> list[tuple[str, str | None]]:
+        """The arguments that quote, each as `supertiny.quoting.as_said` finds it in the query."""
         schemas = self.tools[call.name].properties if call.name in self.tools else {}
         said = self.normalise(query)
-        for key, value in call.arguments.items():
-            if isinstance(value, str) and schemas.get(key, {}).get("x-quoted"):
-                spelt = as_said(value, said, self.lexicon)
-                call = self._with(call, key, spelt) if spelt != value else call
-        return call
+        return [
+            (key, as_said(value, said, self.lexicon))
+            for key, value in call.arguments.items()
+            if isinstance(value, str) and schemas.get(key, {}).get("x-quoted")
+        ]
 
     def may_become_call(self, text: str) -> bool:
         """Whether an answer that begins so can still turn out legal; `calls.may_become_call`."""

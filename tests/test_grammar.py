@@ -13,6 +13,7 @@ from test_calls import home_calls
 from supertiny.calls import NO_CALL, Tool, ToolCall, parse_call, render_call
 from supertiny.errors import CallError
 from supertiny.grammar import lark_grammar
+from supertiny.quoting import places
 from supertiny.task import load_task
 
 BYTES = LLTokenizer("byte")
@@ -146,3 +147,22 @@ def test_whatever_the_grammar_lets_through_is_a_legal_call(grammar, tools, seed)
         text.append(token)
         assert len(text) < 2000
     parse_call(text.decode(), tools)
+
+
+def test_what_quotes_is_a_run_of_words_that_were_said():
+    said = places("Set channel 7 on the sky q box, please", 4)
+    grammar = LLMatcher.grammar_from_lark(lark_grammar(HOME.tools, said))
+
+    def allows(**arguments):
+        return allowed(grammar, HOME.render_call(ToolCall("HassTurnOn", arguments)))
+
+    assert all(allows(name=name) for name in ("sky q box", "7", "channel", "the sky q box"))
+    for name in ("sky box", "awning", "sk", "box, please do", "Set channel 7 on the", ""):
+        assert not allows(name=name)
+    assert allows(domain="light", floor="the sky")  # what names a choice is no quotation
+    assert not allows(domain="the sky")
+
+
+def test_where_nothing_that_was_said_fits_any_text_does():
+    call = HOME.render_call(ToolCall("HassTurnOn", {"name": "lamp"}))
+    assert allowed(LLMatcher.grammar_from_lark(lark_grammar(HOME.tools, [])), call)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from supertiny.calls import ToolCall
 from supertiny.decoding import MAX_BATCH, equal_length_batches
 from supertiny.errors import CallError, UserError
+from supertiny.io import read_json, write_json
 from supertiny.modelfolder import MODEL_FILES
 from supertiny.runtime import OnnxStudent, spread
 
@@ -67,6 +68,32 @@ def test_taught_commands_give_their_calls_in_the_casing_of_the_query(taught):
     assert taught.predict("Garage light on") == ToolCall("LightOn", {"area": "Garage"})
     assert taught.predict("please dim the Hall to 5").arguments == {"area": "Hall", "brightness": 5}
     assert taught.predict("who won the game last night") == ToolCall("no_call")
+
+
+def test_what_nobody_said_is_written_again_in_words_of_the_query(taught, taught_onnx, tmp_path):
+    shutil.copytree(taught_onnx, tmp_path / "quoting")
+    tools = read_json(tmp_path / "quoting/task/tools.json")
+    for tool in tools:
+        tool["parameters"]["properties"]["area"]["x-quoted"] = True
+    write_json(tmp_path / "quoting/task/tools.json", tools)
+    student = OnnxStudent(tmp_path / "quoting")
+
+    def not_said(query, found):
+        return found.arguments.get("area", "").lower() not in query.lower()
+
+    rooms = ("attic", "blue", "ñandú", "7", "gym 7")
+    queries = [
+        text for room in rooms for text in (f"{room} light on", f"please dim the {room} to 5")
+    ]
+    before = [taught.predict(query) for query in queries]
+    assert sum(map(not_said, queries, before)) > 2  # else there is nothing to write again
+    found = student.predict_many(queries)
+    assert not any(map(not_said, queries, found))
+    assert any("area" in call.arguments for call in found)
+    for query, call in zip(queries, found, strict=True):
+        stream = student.stream(query)
+        list(stream)
+        assert stream.prediction == call == student.predict(query)
 
 
 def test_an_answer_ends_before_the_end_token_and_at_the_limit(taught):

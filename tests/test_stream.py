@@ -83,7 +83,7 @@ class Scripted:
 def test_a_character_comes_when_it_is_whole(taught, name):
     answer = f" light on\n area {name}"
     tokens = taught.tokenizer.encode(answer, add_special_tokens=False).ids
-    stream = Stream(taught, Scripted(tokens), name)
+    stream = Stream(taught, Scripted(tokens), taught._prompt(name), name)
     text = ""
     for piece in stream:
         text += piece
