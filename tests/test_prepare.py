@@ -18,7 +18,9 @@ from tasks.home import fractions, gold, noise
 from tasks.home.names import FOLDER, NameLists
 
 TASK = load_task("home")
-SMALL = dataclasses.replace(core.load(Prepare), train_rows=900, dev_rows=120, test_rows=250)
+SMALL = dataclasses.replace(
+    core.load(Prepare), train_rows=900, dev_rows=120, test_rows=250, invented_share=0.0
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,22 @@ def test_everyday_names_fill_their_share_of_train_and_change_no_other_split(spli
     assert plain["test"] == splits["test"] and plain["dev"] == splits["dev"]
     assert share(plain["train"]) < 0.15
     assert abs(share(splits["train"]) - SMALL.everyday_share) < 0.1
+
+
+def test_invented_names_fill_their_share_of_train_and_change_no_other_split(splits):
+    inventive = dataclasses.replace(SMALL, everyday_share=0.0, invented_share=0.5)
+    other = draw_splits(gold.load(inventive), TASK, inventive)[0]
+    assert other["test"] == splits["test"] and other["dev"] == splits["dev"]
+    lists = NameLists(SMALL.seed, SMALL.held_out_share)
+    lists.add_train_only(SMALL.seed, SMALL.held_out_share, 0.0)
+    areas = [
+        r["call"]["arguments"]["area"] for r in other["train"] if "area" in r["call"]["arguments"]
+    ]
+    invented = [area for area in areas if area not in set(lists.of("area", "train"))]
+    assert len(areas) > 100 and abs(len(invented) / len(areas) - 0.5) < 0.12
+    heard = {word for listed in lists.of("area", "train") for word in listed.split()}
+    assert all(len([w for w in area.split() if w not in heard]) <= 1 for area in invented)
+    assert len(set(invented)) > 0.9 * len(invented)
 
 
 def test_everyday_names_are_of_the_list_they_are_drawn_for():

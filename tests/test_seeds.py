@@ -12,7 +12,8 @@ from supertiny.seeds import Rows, cluster_names, load, read_seeds, split_cluster
 CALL = {"name": "LightOn", "arguments": {}}
 PARAMS = Prepare(
     seed=1, train_rows=50, dev_rows=50, test_rows=50, tool_balance=0.5, no_call_share=0.1,
-    natural_share=0.5, natural_test_share=0.1, everyday_share=0.3, number_words_share=0.35,
+    natural_share=0.5, natural_test_share=0.1, everyday_share=0.3, invented_share=0.0,
+    number_words_share=0.35, languages=("en",),
     noise_share=0.2, noise_test_share=0.1, held_out_share=0.2, max_prompt_bytes=0,
     max_similarity=0.8,
 )  # fmt: skip

@@ -29,6 +29,9 @@ class Prepare:
         ge=0,
         le=1,
     )
+    invented_share: float = param(
+        "share of the other names in training commands that get a word nobody has heard", ge=0, le=1
+    )
     number_words_share: float = param("share of numbers spoken as words", ge=0, le=1)
     noise_share: float = param("share of training commands with typos and odd casing", ge=0, le=1)
     noise_test_share: float = param("the same share in dev and test", ge=0, le=1)

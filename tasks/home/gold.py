@@ -110,7 +110,8 @@ class Gold:
         self._numbers = get_rbnf_engine(grammar.LANGUAGE)
         self._templates = self._load_templates()
         self._split_of_template, self._held_out_skeletons = self._split_templates()
-        self.lists.add_train_only(params.seed, params.held_out_share, params.everyday_share)
+        shares = (params.everyday_share, params.invented_share)
+        self.lists.add_train_only(params.seed, params.held_out_share, *shares)
         self._out_of_scope_templates = []
         for template in _templates(grammar.own_grammar("train_only/*.yaml"), "natural"):
             if template.tool == NO_CALL.name:

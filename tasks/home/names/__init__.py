@@ -35,6 +35,18 @@ _CLASS_WORDS = {
 # that it is an album.
 _MEDIUM = re.compile(r"\b(album|artist|film|movie|music|playlist|podcast|show|song|track)\b")
 
+# Lists of names that people make up.
+INVENTED = frozenset({
+    "area", "climate", "cover", "fan", "lawn_mower", "light", "lock", "media_player", "scene", "sensor",
+    "switch", "timer_name", "todo", "vacuum", "valve", "weather",
+})  # fmt: skip
+_ONSETS = (
+    "b bl br c ch cl d dr f fl fr g gl gr h j k kl l m n p ph pl qu r s sh sl st t th tr v w y z"
+)
+_VOWELS = "a a a e e e i i i o o o u ai ea ee io oo ou y"
+_CODAS = "d l ld m n n nd ng nt r r rk rn s sk st t th x"
+_LONG_WORD = re.compile(r"(?<!\S)[a-z]{4,}(?!\S)")  # and no "the" or "and"
+
 # Everyday places stay in train: a product that has not met "kitchen" serves nobody.
 _ALWAYS_TRAIN = frozenset({
     "kitchen", "living room", "bedroom", "bathroom", "hallway", "office", "garage", "dining room",
@@ -48,21 +60,29 @@ class NameLists:
     def __init__(self, seed: int, held_out: float) -> None:
         self._splits: dict[str, dict[str, list[str]]] = {}
         self._everyday: dict[str, list[str]] = {}
-        self.everyday_share = 0.0
+        self._proper: list[str] = []
+        self.everyday_share = self.invented_share = 0.0
         for list_name, names in _english().items():
             self._splits[list_name] = _split(seed, held_out, names)
 
-    def add_train_only(self, seed: int, held_out: float, everyday_share: float) -> None:
-        """Let train draw from the longer lists, too, put together from words, and meet what every
-        home has ("kitchen", "desk lamp") more often than the rest.
+    def add_train_only(
+        self, seed: int, held_out: float, everyday_share: float, invented_share: float = 0.0
+    ) -> None:
+        """Let train draw from the longer lists, too, put together from words, meet what every home
+        has ("kitchen", "desk lamp") more often than the rest, and some words that nobody has heard.
 
         A name whose hash belongs to a held-out split is left out. Not part of the lists from the
         start: which phrasings are held out is found by drawing, and longer lists draw otherwise.
 
         Args:
             everyday_share: of the names drawn for train, from the lists that have everyday ones.
+            invented_share: of the others, from the lists of `INVENTED`; see `invent`.
         """
-        self.everyday_share = everyday_share
+        self.everyday_share, self.invented_share = everyday_share, invented_share
+        proper = (
+            n for stem in ("media_artist", "person", "weather") for n in self.of(stem, "train")
+        )
+        self._proper = sorted({word for name in proper for word in _LONG_WORD.findall(name)})
         for path in sorted((FOLDER / "train_only").glob("*.txt")):
             shares = self._splits[path.stem]
             made = sorted({*path.read_text(encoding="utf-8").splitlines()} - _CLASS_WORDS)
@@ -87,7 +107,10 @@ class NameLists:
         everyday = self._everyday.get(name) if split == "train" else None
         if everyday and rng.random() < self.everyday_share:
             return rng.choice(everyday)
-        return rng.choice(self._splits[name][split])
+        picked = rng.choice(self._splits[name][split])
+        if split == "train" and name in INVENTED and rng.random() < self.invented_share:
+            return invent(picked, self._proper, rng)
+        return picked
 
     def of(self, list_name: str, split: str) -> list[str]:
         """The list's share for ``split``."""
@@ -117,7 +140,7 @@ class ForeignNames(NameLists):
     def __init__(self, seed: int, held_out: float, language: languages.Language) -> None:
         self._splits = {}
         self._everyday = {}
-        self.everyday_share = 0.0
+        self.everyday_share = self.invented_share = 0.0
         self._nouns: dict[str, dict[str, Noun]] = {}
         always = _ALWAYS_TRAIN | (_everyday_places() - _all_english())
         lists = {name: list(nouns) for name, nouns in language.names().items()}
@@ -138,6 +161,23 @@ class ForeignNames(NameLists):
     def noun(self, list_name: str, name: str) -> Noun | None:
         """The name as a noun: gender, and how one is at the place."""
         return self._nouns[_FILES.get(list_name, list_name)][name]
+
+
+def invent(name: str, proper: list[str], rng: random.Random) -> str:
+    """The name with one word in place of which stands another that nobody has heard there: one of
+    ``proper`` nouns or one of made-up syllables, "brisk lamp" becomes "nairobi lamp" or "quandor lamp".
+    A student that meets only the words of lists takes any other for no name."""
+    words = name.split()
+    if rng.random() < 0.5:
+        new = rng.choice(proper)
+    else:
+        count = rng.choice((1, 2, 2, 3))
+        syllables = [
+            rng.choice(_ONSETS.split()) + rng.choice(_VOWELS.split()) for _ in range(count)
+        ]
+        new = "".join(syllables) + rng.choice(_CODAS.split())
+    words[rng.randrange(len(words))] = new
+    return " ".join(words)
 
 
 @cache
