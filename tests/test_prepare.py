@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import hashlib
 import json
 import re
 from collections import Counter
@@ -56,6 +57,17 @@ def test_everyday_names_fill_their_share_of_train_and_change_no_other_split(spli
     assert plain["test"] == splits["test"] and plain["dev"] == splits["dev"]
     assert share(plain["train"]) < 0.15
     assert abs(share(splits["train"]) - SMALL.everyday_share) < 0.1
+
+
+def test_dev_and_test_are_frozen():
+    """Every result is of these very rows: a change of theirs makes all results worthless."""
+    params = dataclasses.replace(core.load(Prepare), train_rows=1)
+    drawn = draw_splits(gold.load(params), TASK, params)[0]
+    hashes = {
+        split: hashlib.sha256(json.dumps(drawn[split], sort_keys=True).encode()).hexdigest()[:16]
+        for split in ("dev", "test")
+    }
+    assert hashes == {"dev": "64c3544e79e5072c", "test": "d88396f1deea63c9"}
 
 
 def test_invented_names_fill_their_share_of_train_and_change_no_other_split(splits):

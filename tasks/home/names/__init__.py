@@ -108,9 +108,9 @@ class NameLists:
         if everyday and rng.random() < self.everyday_share:
             return rng.choice(everyday)
         picked = rng.choice(self._splits[name][split])
-        if split == "train" and name in INVENTED and rng.random() < self.invented_share:
-            return invent(picked, self._proper, rng)
-        return picked
+        share = self.invented_share if split == "train" and name in INVENTED else 0.0
+        # Without a share no number is drawn: what is held out is found by drawing.
+        return invent(picked, self._proper, rng) if share and rng.random() < share else picked
 
     def of(self, list_name: str, split: str) -> list[str]:
         """The list's share for ``split``."""
