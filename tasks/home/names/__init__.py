@@ -61,6 +61,7 @@ class NameLists:
         self._splits: dict[str, dict[str, list[str]]] = {}
         self._everyday: dict[str, list[str]] = {}
         self._proper: list[str] = []
+        self._held_out: set[str] = set()
         self.everyday_share = self.invented_share = 0.0
         for list_name, names in _english().items():
             self._splits[list_name] = _split(seed, held_out, names)
@@ -82,6 +83,8 @@ class NameLists:
         proper = (
             n for stem in ("media_artist", "person", "weather") for n in self.of(stem, "train")
         )
+        shares_of_all = self._splits.values()
+        self._held_out = {n.lower() for s in shares_of_all for n in (*s["dev"], *s["test"])}
         self._proper = sorted({word for name in proper for word in _LONG_WORD.findall(name)})
         for path in sorted((FOLDER / "train_only").glob("*.txt")):
             shares = self._splits[path.stem]
@@ -110,7 +113,10 @@ class NameLists:
         picked = rng.choice(self._splits[name][split])
         share = self.invented_share if split == "train" and name in INVENTED else 0.0
         # Without a share no number is drawn: what is held out is found by drawing.
-        return invent(picked, self._proper, rng) if share and rng.random() < share else picked
+        if not share or rng.random() >= share:
+            return picked
+        invented = invent(picked, self._proper, rng)
+        return picked if invented in self._held_out else invented
 
     def of(self, list_name: str, split: str) -> list[str]:
         """The list's share for ``split``."""
