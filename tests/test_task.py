@@ -76,9 +76,12 @@ def test_a_broken_tool_is_named(folder, change, message):
         (lambda m: m.__setitem__("lexicon", ["word"]), "lexicon: expected words"),
         (
             lambda m: m.pop("licence"),
-            r"expected the keys \[.*'licence'.*\] and at most \['lexicon'\]",
+            r"expected the keys \[.*'licence'.*\] and at most \['languages', 'lexicon'\]",
         ),
-        (lambda m: m.__setitem__("extra", 1), r"and at most \['lexicon'\], found .*'extra'"),
+        (
+            lambda m: m.__setitem__("extra", 1),
+            r"and at most \['languages', 'lexicon'\], found .*'extra'",
+        ),
     ],
 )
 def test_a_broken_task_file_is_named(folder, change, message):
