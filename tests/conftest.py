@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from browser import Browser, find_chromium
 from hypothesis import HealthCheck, settings
+from lessons import learn
 
 from supertiny.fetch import fetch_base
 from supertiny.params.fetch import Fetch
@@ -126,34 +127,20 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def taught_model(tiny_model: Path, lamps: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model after it has learned `LESSONS` by heart."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from supertiny.calls import call_from_json
 
     out = tmp_path_factory.mktemp("models") / "taught"
     shutil.copytree(tiny_model, out)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     rows = []
     for lesson in LESSONS:
         prompt = tokenizer.bos_token + lamps.render_prompt(lesson["query"])
         answer = lamps.render_call(call_from_json(lesson["call"])) + tokenizer.eos_token
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, answer)]
         rows.append((ids[0] + ids[1], [-100] * len(ids[0]) + ids[1]))
-    width = max(len(ids) for ids, _ in rows)
-    inputs = torch.tensor([ids + [2] * (width - len(ids)) for ids, _ in rows])
-    labels = torch.tensor([want + [-100] * (width - len(want)) for _, want in rows])
-    torch.manual_seed(0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(300):
-        loss = model(input_ids=inputs, labels=labels).loss
-        if loss.item() < 5e-3:
-            break
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.save_pretrained(out)
+    learn(out, rows, steps=300, enough=5e-3)
     return out
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 import torch
 from conftest import LESSONS
+from lessons import learn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from supertiny import rl
@@ -48,7 +49,6 @@ def undecided(taught_model, lamps, tmp_path_factory):
     out = tmp_path_factory.mktemp("models") / "undecided"
     shutil.copytree(taught_model, out)
     tokenizer = AutoTokenizer.from_pretrained(out)
-    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     pairs = [(row, row["call"]) for row in ROWS for _ in range(4)]
     pairs += [(row, ELSE[row["id"]]) for row in ROWS if row["id"] in ELSE for _ in range(6)]
     rows = []
@@ -56,17 +56,7 @@ def undecided(taught_model, lamps, tmp_path_factory):
         ids = prompt_ids(row["query"], lamps, tokenizer)
         answer = tokenizer.encode(answer_text(call, lamps, tokenizer), add_special_tokens=False)
         rows.append((ids + answer, [-100] * len(ids) + answer))
-    width = max(len(ids) for ids, _ in rows)
-    inputs = torch.tensor([ids + [2] * (width - len(ids)) for ids, _ in rows])
-    labels = torch.tensor([want + [-100] * (width - len(want)) for _, want in rows])
-    torch.manual_seed(0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for _ in range(60):
-        loss = model(input_ids=inputs, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.save_pretrained(out)
+    learn(out, rows, steps=60, learning_rate=2e-3)
     return out
 
 

@@ -10,9 +10,9 @@ import random
 import shutil
 
 import pytest
-import torch
+from lessons import learn
 from test_cli import run
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from supertiny import cli, rl, rowtools
 from supertiny.calls import NO_CALL, ToolCall, call_from_json
@@ -21,7 +21,6 @@ from supertiny.errors import CallError, UserError
 from supertiny.export import export_onnx
 from supertiny.io import write_json, write_jsonl
 from supertiny.metrics import score
-from supertiny.packing import IGNORED
 from supertiny.params import core
 from supertiny.params.prepare import Prepare
 from supertiny.params.rl import Rl
@@ -77,23 +76,8 @@ def model(anything, tiny_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("models") / "anything"
     shutil.copytree(tiny_model, out)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    network = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     rows = [encode_row(row, anything, tokenizer) for row in ROWS]
-    width = max(len(row["input_ids"]) for row in rows)
-    ids = torch.tensor([row["input_ids"] + [2] * (width - len(row["input_ids"])) for row in rows])
-    labels = torch.tensor(
-        [row["labels"] + [IGNORED] * (width - len(row["labels"])) for row in rows]
-    )
-    torch.manual_seed(0)
-    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
-    for _ in range(600):
-        loss = network(input_ids=ids, labels=labels).loss
-        if loss.item() < 2e-3:
-            break
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    network.save_pretrained(out)
+    learn(out, [(row["input_ids"], row["labels"]) for row in rows], steps=600, enough=2e-3)
     return out
 
 
