@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from supertiny.errors import CallError
 from supertiny.io import read_json
 
 MAX_FORCED_TOKENS = 64  # that a grammar may append in one step, past the limit of an answer
@@ -64,6 +65,7 @@ class Greedy:
 
     Raises:
         ValueError: the prompts differ in length.
+        CallError: while decoding, the grammar left a letter of several tokens as the only way to go on.
     """
 
     def __init__(
@@ -84,6 +86,16 @@ class Greedy:
         self._generator.append_tokens(np.array(prompts, dtype=np.int32))
 
     def __iter__(self) -> Iterator[None]:
+        try:
+            yield from self._take_steps()
+        except RuntimeError as error:
+            # In the middle of a letter of several tokens ONNX Runtime GenAI (0.18.0) takes the bytes
+            # that must come for text of their own, forces those of U+FFFD and then refuses them.
+            if "committing tokens" not in str(error):
+                raise
+            raise CallError("the grammar asks for a letter that takes several tokens") from None
+
+    def _take_steps(self) -> Iterator[None]:
         generator, end = self._generator, self._width + self.limit
         while not generator.is_done() and generator.token_count() < end:
             # Taken before the step, so before the grammar has struck out what it forbids.

@@ -89,18 +89,6 @@ class Answer:
         return posed.parse_call(self.text, posed.as_query(query))
 
 
-def _quoting(prompt: _Prompt) -> _Prompt:
-    """The prompt with a grammar in which arguments that quote the query are runs of its words."""
-    if prompt.query is None or not any(
-        schema.get("x-quoted")
-        for tool in prompt.task.tools.values()
-        for schema in tool.properties.values()
-    ):
-        return prompt
-    said = places(prompt.task.normalise(prompt.query), _LONGEST_QUOTE)
-    return replace(prompt, grammar=lark_grammar(prompt.task.tools, said))
-
-
 @lru_cache(maxsize=256)
 def _grammar(tools: str) -> str:
     """The grammar of a tool list that a query brings, by `supertiny.rowtools.as_text`."""
@@ -309,18 +297,46 @@ class OnnxStudent:
     def _mended(self, answer: Answer, prompt: _Prompt, max_new_tokens: int) -> Answer | CallError:
         """The answer if it is legal and made of the query's words, else one that the grammar of these
         words allows."""
-        if self._is_legal(answer.text, prompt.task) and not self._is_made_up(answer, prompt):
+        if self._may_stay(answer.text, prompt):
             return answer
-        try:
-            guided = self._under_grammar(_quoting(prompt), max_new_tokens, answer.score is not None)
-        except CallError as error:
-            return error
-        return self._answer(guided.finish())
+        scored = answer.score is not None
+        reason: CallError
+        for posed in (self._quoting(prompt), prompt):
+            try:
+                return self._answer(self._under_grammar(posed, max_new_tokens, scored).finish())
+            except CallError as error:
+                reason = error
+        return reason
 
-    def _is_made_up(self, answer: Answer, prompt: _Prompt) -> bool:
-        if self.grammar is None or prompt.query is None:
+    def _may_stay(self, answer: str, prompt: _Prompt) -> bool:
+        if self.grammar is None:
+            return True
+        task = prompt.task
+        try:
+            call = task.parse_call(answer)
+        except CallError:
             return False
-        return prompt.task.is_made_up(prompt.task.parse_call(answer.text), prompt.query)
+        if task.render_call(call) != answer:  # not in the form trained in
+            return False
+        return prompt.query is None or not task.is_made_up(call, prompt.query)
+
+    def _quoting(self, prompt: _Prompt) -> _Prompt:
+        """The prompt with a grammar in which arguments that quote the query are runs of its words.
+
+        Runs with a letter of several tokens, which the engine cannot be forced to write, are left out.
+        """
+        if prompt.query is None or not any(
+            schema.get("x-quoted")
+            for tool in prompt.task.tools.values()
+            for schema in tool.properties.values()
+        ):
+            return prompt
+        runs = places(prompt.task.normalise(prompt.query), _LONGEST_QUOTE)
+        said = [run for run in runs if run.isprintable() and all(map(self._is_token, run))]
+        return replace(prompt, grammar=lark_grammar(prompt.task.tools, said))
+
+    def _is_token(self, letter: str) -> bool:
+        return len(self.tokenizer.encode(letter, add_special_tokens=False).ids) == 1
 
     def _under_grammar(self, prompt: _Prompt, max_new_tokens: int, scored: bool) -> Greedy:
         """Raises `CallError` where a query's own tools have schemas that nothing satisfies."""
@@ -336,16 +352,6 @@ class OnnxStudent:
         ids = greedy.ids(row)
         score = raw_score(greedy.log_probabilities(row)) if greedy.scored else None
         return Answer(ids, self.decode(ids), len(ids) < greedy.limit, score)
-
-    def _is_legal(self, answer: str, posed: Task | None = None) -> bool:
-        """Whether the grammar, if there is one, allows an answer: a call in the form trained in."""
-        if self.grammar is None:
-            return True
-        task = posed or self.task
-        try:
-            return task.render_call(task.parse_call(answer)) == answer
-        except CallError:
-            return False
 
     def generate_with_logits(
         self, prompt: Sequence[int], max_new_tokens: int

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from lessons import learn
 
 from supertiny.fetch import fetch_base
+from supertiny.io import read_json, write_json
 from supertiny.params.fetch import Fetch
 from supertiny.task import Task, load_task_folder
 
@@ -161,4 +162,16 @@ def taught_onnx(taught_model: Path, lamps: Task, tmp_path_factory: pytest.TempPa
 
     out = tmp_path_factory.mktemp("onnx") / "taught"
     export_onnx(taught_model, lamps, out, "fp32")
+    return out
+
+
+@pytest.fixture(scope="session")
+def quoting_onnx(taught_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The taught model with a task in which an area quotes the query."""
+    out = tmp_path_factory.mktemp("onnx") / "quoting"
+    shutil.copytree(taught_onnx, out)
+    tools = read_json(out / "task/tools.json")
+    for tool in tools:
+        tool["parameters"]["properties"]["area"]["x-quoted"] = True
+    write_json(out / "task/tools.json", tools)
     return out

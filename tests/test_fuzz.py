@@ -102,7 +102,7 @@ def inserted(draw, text, piece):
 
 @pytest.fixture(scope="module")
 def student(request):
-    return OnnxStudent(Path(MODEL) if MODEL else request.getfixturevalue("taught_onnx"))
+    return OnnxStudent(Path(MODEL) if MODEL else request.getfixturevalue("quoting_onnx"))
 
 
 def asked(student, text):

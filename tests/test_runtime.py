@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supertiny.calls import ToolCall
-from supertiny.decoding import MAX_BATCH, equal_length_batches
+from supertiny.decoding import MAX_BATCH, Greedy, equal_length_batches
 from supertiny.errors import CallError, UserError
-from supertiny.io import read_json, write_json
 from supertiny.modelfolder import MODEL_FILES
 from supertiny.runtime import OnnxStudent, spread
 
@@ -70,14 +69,12 @@ def test_taught_commands_give_their_calls_in_the_casing_of_the_query(taught):
     assert taught.predict("who won the game last night") == ToolCall("no_call")
 
 
-def test_what_nobody_said_is_written_again_in_words_of_the_query(taught, taught_onnx, tmp_path):
-    shutil.copytree(taught_onnx, tmp_path / "quoting")
-    tools = read_json(tmp_path / "quoting/task/tools.json")
-    for tool in tools:
-        tool["parameters"]["properties"]["area"]["x-quoted"] = True
-    write_json(tmp_path / "quoting/task/tools.json", tools)
-    student = OnnxStudent(tmp_path / "quoting")
+@pytest.fixture(scope="module")
+def quoting(quoting_onnx):
+    return OnnxStudent(quoting_onnx)
 
+
+def test_what_nobody_said_is_written_again_in_words_of_the_query(taught, quoting):
     def not_said(query, found):
         return found.arguments.get("area", "").lower() not in query.lower()
 
@@ -87,13 +84,35 @@ def test_what_nobody_said_is_written_again_in_words_of_the_query(taught, taught_
     ]
     before = [taught.predict(query) for query in queries]
     assert sum(map(not_said, queries, before)) > 2  # else there is nothing to write again
-    found = student.predict_many(queries)
+    found = quoting.predict_many(queries)
     assert not any(map(not_said, queries, found))
     assert any("area" in call.arguments for call in found)
     for query, call in zip(queries, found, strict=True):
-        stream = student.stream(query)
+        stream = quoting.stream(query)
         list(stream)
-        assert stream.prediction == call == student.predict(query)
+        assert stream.prediction == call == quoting.predict(query)
+
+
+@pytest.mark.parametrize(
+    "room", ["日本", "日本 日光", "\U0003fb7d𤽯", "z\x7fz", "ﾐ\U000b7ba6", "\u2028"]
+)
+def test_what_cannot_be_forced_letter_by_letter_is_not_quoted(quoting, room):
+    for query in (f"{room} light on", f"please dim the {room} to 5"):
+        calls = [
+            quoting.predict(query),
+            quoting.scored_answers([query])[0].call(quoting.task, query),
+        ]
+        for call in calls:
+            quoting.task.validate(ToolCall(call.name, call.arguments))
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_a_grammar_that_forces_half_a_letter_is_an_error_of_the_call(taught, scored):
+    """What an enumeration of a query's own tools may do."""
+    prompt = taught.encode("garage light on")
+    greedy = Greedy(taught.engine, [prompt], 16, 'start: " 日本" | " 旦那"', scored)
+    with pytest.raises(CallError, match="a letter that takes several tokens"):
+        greedy.finish()
 
 
 def test_an_answer_ends_before_the_end_token_and_at_the_limit(taught):
@@ -106,10 +125,18 @@ def test_an_answer_ends_before_the_end_token_and_at_the_limit(taught):
     assert taught.generate([prompt, longer], 64)[0] == whole
 
 
+def is_legal(student, answer):
+    try:
+        return student.task.render_call(student.task.parse_call(answer)) == answer
+    except CallError:
+        return False
+
+
 def test_half_a_call_is_no_call_though_it_reads_as_one(taught):
-    query = "please dim the Hall to 50"
+    query = "dim it to 30"
     ids = taught.generate([taught.encode(query)], 64)[0]
-    readable = [n for n in range(1, len(ids)) if taught._is_legal(taught.decode(ids[:n]))]
+    readable = [n for n in range(1, len(ids)) if is_legal(taught, taught.decode(ids[:n]))]
+    assert readable  # brightness 3
     for limit in [*readable, len(ids)]:
         with pytest.raises(CallError, match=f"did not end within {limit} tokens"):
             taught.predict(query, limit)
