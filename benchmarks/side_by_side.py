@@ -25,12 +25,12 @@ import numpy as np
 
 from supertiny.calls import NO_CALL, render_call, render_value
 from supertiny.errors import CallError
-from supertiny.evaluate import read_queries
 from supertiny.io import write_json, write_text
 from supertiny.metrics import Answer, predict, wilson_interval
 from supertiny.modelfolder import size_mb
 from supertiny.params import core
 from supertiny.params.teacher import Teacher
+from supertiny.queries import read_queries
 from supertiny.runtime import OnnxStudent, spread
 from supertiny.task import Task, load_task
 from supertiny.teacher.backends.local import answer_start, chat_text, common_prefix
@@ -212,7 +212,7 @@ def teacher(args: argparse.Namespace, task: Task, rows: list[Any]) -> Contestant
     start, step = answer_start(asks[0]), pipeline.recipe.steps["call"]
 
     def read(ids: Written) -> Answer:
-        content = start + tokenizer.decode(ids, skip_special_tokens=True)
+        content = start + str(tokenizer.decode(list(ids), skip_special_tokens=True))
         message = {"role": "assistant", "content": content}
         try:
             response = {"choices": [{"finish_reason": "stop", "message": message}]}

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from supertiny.errors import CallError
-from supertiny.evaluate import read_queries
 from supertiny.params import core
+from supertiny.queries import read_queries
 from supertiny.runtime import MAX_NEW_TOKENS, OnnxStudent, spread
 from supertiny.task import load_task
 

@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         help="file with a list of tools (name, description, parameters), for a model whose task has "
         'none of its own; a line of --input may bring others as "tools"',
     )
-    predict.add_argument("--threads", type=_positive, help="CPU threads; default: all cores")
+    predict.add_argument("--threads", type=_positive, help="CPU threads; default: two")
     predict.add_argument("--batch-size", type=_positive, default=32, help="default: %(default)s")
     predict.add_argument(
         "--max-new-tokens",

@@ -100,7 +100,7 @@ class OnnxStudent:
 
     Args:
         folder: holds `supertiny.modelfolder.MODEL_FILES` and the task's in the subfolder ``task``.
-        threads: CPU threads of one forward pass; None leaves ONNX Runtime's own choice.
+        threads: CPU threads of one forward pass; see `supertiny.decoding.Engine`.
         constrained: whether answers are decoded under the task's grammar.
 
     Raises:
