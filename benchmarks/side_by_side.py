@@ -212,7 +212,8 @@ def teacher(args: argparse.Namespace, task: Task, rows: list[Any]) -> Contestant
     start, step = answer_start(asks[0]), pipeline.recipe.steps["call"]
 
     def read(ids: Written) -> Answer:
-        content = start + str(tokenizer.decode(list(ids), skip_special_tokens=True))
+        assert not isinstance(ids, str)  # LlamaCpp answers in ids
+        content = start + str(tokenizer.decode(ids, skip_special_tokens=True))
         message = {"role": "assistant", "content": content}
         try:
             response = {"choices": [{"finish_reason": "stop", "message": message}]}
