@@ -1,5 +1,5 @@
-"""The parts of one command in our runtime, in milliseconds, with the grammar
-at every step, as a stream has it, and without it.
+"""The parts of one command in our runtime, in milliseconds: with drafts, a token a pass, and with the
+grammar at every step, as a stream has it.
 
 Limits: one query at a time on this machine; the median over dev inputs of each part's sum in one
 command, so the parts add up to about the whole.
@@ -11,22 +11,26 @@ import contextlib
 import sys
 import time
 from collections import defaultdict
-from itertools import pairwise
+from collections.abc import Callable
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import numpy as np
 
+from supertiny.decoding import Decoding, Drafted, Greedy
 from supertiny.errors import CallError
 from supertiny.params import core
 from supertiny.queries import read_queries
 from supertiny.runtime import MAX_NEW_TOKENS, OnnxStudent, spread
 from supertiny.task import load_task
 
-PARTS = ("tokenize", "generator", "prefill", "first token", "steps", "detokenize", "read the call")
+PARTS = ("tokenize", "first pass", "later passes", "detokenize", "read the call")
 
 
-def parts(student: OnnxStudent, query: str) -> tuple[dict[str, float], int, int]:
-    """Seconds of each part, steps after the first token, tokens of the answer."""
+def parts(
+    student: OnnxStudent, query: str, decoder: Callable[[list[int]], Decoding]
+) -> tuple[dict[str, float], int, int]:
+    """Seconds of each part, passes after the first, tokens of the answer."""
     marks = [time.perf_counter()]
 
     def mark() -> None:
@@ -34,25 +38,37 @@ def parts(student: OnnxStudent, query: str) -> tuple[dict[str, float], int, int]
 
     prompt = student.encode(query)
     mark()
-    generator = student.engine.generator(1, len(prompt) + 2 * MAX_NEW_TOKENS, student.grammar)
+    decoding = decoder(prompt)
+    steps = iter(decoding)
+    next(steps)
     mark()
-    generator.append_tokens(np.array([prompt], dtype=np.int32))
+    passes = sum(1 for _ in steps)
     mark()
-    generator.generate_next_token()
-    mark()
-    steps = 0
-    while not generator.is_done():
-        generator.generate_next_token()
-        steps += 1
-    mark()
-    ids = student.engine.until_end([int(i) for i in generator.get_sequence(0)[len(prompt) :]])
+    ids = decoding.ids()
     text = student.decode(ids)
     mark()
     with contextlib.suppress(CallError):
         student.task.parse_call(text, query)
     mark()
     seconds = {name: b - a for name, (a, b) in zip(PARTS, pairwise(marks), strict=True)}
-    return seconds, steps, len(ids)
+    return seconds, passes, len(ids)
+
+
+def drafting_s(student: OnnxStudent, queries: list[str]) -> float:
+    """Median seconds of all the drafts of one answer."""
+    assert student.drafts is not None
+    found = []
+    for query in queries:
+        prompt = student.encode(query)
+        answer = student.generate([prompt], MAX_NEW_TOKENS)[0]
+        start = time.perf_counter()
+        at = 0
+        while at <= len(answer):
+            draft = student.drafts.draft(prompt, answer[:at])
+            pairs = zip(draft, answer[at:], strict=False)
+            at += 1 + sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        found.append(time.perf_counter() - start)
+    return float(np.median(found))
 
 
 def main() -> None:
@@ -63,27 +79,33 @@ def main() -> None:
     queries = [
         r["query"] for r in spread(read_queries(Path("data/queries/dev.jsonl"), task), count)
     ]
-    students = {
-        "grammar": OnnxStudent(folder, threads),
-        "none": OnnxStudent(folder, threads, constrained=False),
+    student = OnnxStudent(folder, threads)
+    engine, drafts = student.engine, student.drafts
+    assert drafts is not None, f"{folder} has no drafts"
+    decoders: dict[str, Callable[[list[int]], Decoding]] = {
+        "drafts": lambda prompt: Drafted(engine, prompt, MAX_NEW_TOKENS, drafts),
+        "a token a pass": lambda prompt: Greedy(engine, [prompt], MAX_NEW_TOKENS),
+        "grammar": lambda prompt: Greedy(engine, [prompt], MAX_NEW_TOKENS, student.grammar),
     }
-    found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in students}
+    found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in decoders}
     for at, query in enumerate([*queries[:10], *queries]):
-        for name, student in students.items():
-            seconds, steps, tokens = parts(student, query)
+        for name, decoder in decoders.items():
+            seconds, passes, tokens = parts(student, query, decoder)
             if at < 10:
                 continue
             for part, value in seconds.items():
                 found[name][part].append(1e3 * value)
             found[name]["whole"].append(1e3 * sum(seconds.values()))
-            found[name]["steps taken"].append(steps)
-            found[name]["a step"].append(1e3 * seconds["steps"] / max(1, steps))
+            found[name]["passes after the first"].append(passes)
             found[name]["answer tokens"].append(tokens)
     print(f"{folder}, {len(queries)} queries, {threads} threads\n")
-    print("| part, median ms | grammar | none |\n|---|---:|---:|")
-    for part in (*PARTS, "whole", "a step", "steps taken", "answer tokens"):
-        cells = (f"{np.median(found[name][part]):.2f}" for name in students)
+    print(f"| part, median ms | {' | '.join(decoders)} |\n|---|{'---:|' * len(decoders)}")
+    for part in (*PARTS, "whole", "passes after the first", "answer tokens"):
+        cells = (f"{np.median(found[name][part]):.2f}" for name in decoders)
         print(f"| {part} | {' | '.join(cells)} |")
+    print(
+        f"\nDrafting all of an answer: {1e3 * drafting_s(student, queries):.2f} ms, in the passes."
+    )
 
 
 if __name__ == "__main__":

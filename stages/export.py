@@ -7,10 +7,13 @@ Limits: CPU, fp32; the proof compares token ids and logits on some test inputs, 
 
 from pathlib import Path
 
+from supertiny.drafting import DRAFT_ROWS, Drafts
+from supertiny.encoding import encode
 from supertiny.export import export_onnx, parity, parity_queries
 from supertiny.io import read_jsonl, write_json
 from supertiny.params.core import task_name
 from supertiny.params.export import Export
+from supertiny.runtime import spread
 from supertiny.stage import run_stage
 from supertiny.task import load_task
 
@@ -21,7 +24,10 @@ OUT = Path("models/onnx/fp32")
 def main(params: Export) -> None:
     """Write models/onnx/fp32 and metrics/export.json."""
     queries = parity_queries(read_jsonl("data/queries/test.jsonl"), params.parity_rows)
-    export_onnx(SOURCE, load_task(task_name()), OUT, "fp32")
+    task = load_task(task_name())
+    rows = spread(read_jsonl("data/curated/train.jsonl"), DRAFT_ROWS)
+    drafts = Drafts.learn(encode(SOURCE, rows, task))
+    export_onnx(SOURCE, task, OUT, "fp32", drafts=drafts)
     write_json("metrics/export.json", parity(SOURCE, OUT, queries, params.max_new_tokens))
 
 

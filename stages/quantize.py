@@ -10,7 +10,9 @@ unrounded, so it says nothing of how their errors add up.
 
 from pathlib import Path
 
-from supertiny.calibration import calibrated, encode, load_model
+from supertiny.calibration import calibrated, load_model
+from supertiny.drafting import DRAFT_ROWS, Drafts
+from supertiny.encoding import encode
 from supertiny.export import parity, parity_queries
 from supertiny.io import read_jsonl, write_json, write_tsv
 from supertiny.params.core import task_name
@@ -36,14 +38,16 @@ def main(params: Quantize) -> None:
     losses = sensitivity(
         load_model(SOURCE), encode(SOURCE, dev, task), BITS[variant], params.block_size, symmetric
     )
+    train = read_jsonl("data/curated/train.jsonl")
+    drafts = Drafts.learn(encode(SOURCE, spread(train, DRAFT_ROWS), task))
     learned, keep = None, set()
     if variant == "int4":
         keep = most_sensitive(losses, params.keep_int8)
         if params.method != "rtn":
-            train = spread(read_jsonl("data/curated/train.jsonl"), params.calibration_rows)
-            learned = calibrated(SOURCE, encode(SOURCE, train, task), params)
+            rows = spread(train, params.calibration_rows)
+            learned = calibrated(SOURCE, encode(SOURCE, rows, task), params)
     out = Path("models/onnx") / variant
-    quantize_onnx(SOURCE, task, out, variant, params, learned, frozenset(keep))
+    quantize_onnx(SOURCE, task, out, variant, params, learned, frozenset(keep), drafts)
     metrics = parity(SOURCE, out, queries, params.max_new_tokens)
     write_tsv(METRICS / f"{variant}.sensitivity.tsv", list(Loss._fields), losses)
     write_json(METRICS / f"{variant}.json", metrics | shares(out))

@@ -8,43 +8,20 @@ each block's range is clipped, so that the layer's output on the rows stays what
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
-from supertiny.calls import call_from_json
+from supertiny.encoding import Encoded
 from supertiny.errors import UserError
-from supertiny.io import read_json
 from supertiny.params.quantize import Quantize
 from supertiny.rounding import Rounded, from_gptq
-from supertiny.task import Task
 
-Encoded = tuple[list[int], list[int]]  # token ids of a prompt and of its answer
 _BATCH = 8  # rows of one AutoRound step
 _TENSORS = (".qweight", ".qzeros", ".scales")  # of a rounded layer, in the layout of GPTQ
-
-
-def encode(source: Path, rows: Sequence[Mapping[str, Any]], task: Task) -> list[Encoded]:
-    """Prompt and gold answer of each row as the student reads and writes them."""
-    config = read_json(source / "config.json")
-    end = config["eos_token_id"]
-    end = min(end) if isinstance(end, list) else end
-    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-
-    def ids(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False).ids
-
-    return [
-        (
-            [config["bos_token_id"], *ids(posed.render_prompt(row["query"]))],
-            [*ids(posed.render_call(call_from_json(row["call"]))), end],
-        )
-        for row, posed in zip(rows, map(task.of, rows), strict=True)
-    ]
 
 
 def load_model(source: Path) -> Any:

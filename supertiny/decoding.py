@@ -1,15 +1,18 @@
-"""Greedy decoding in ONNX Runtime GenAI: many prompts of one length, or one under a grammar."""
+"""Greedy decoding in ONNX Runtime GenAI: many prompts of one length, one under a grammar, or one with
+drafts."""
 
 from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+from supertiny.drafting import Drafts
 from supertiny.errors import CallError
 from supertiny.io import read_json
 
@@ -58,8 +61,36 @@ class Engine:
         return next((ids[:at] for at, token in enumerate(ids) if token in self.end_ids), ids)
 
 
-class Greedy:
-    """Greedy continuations of prompts of one length; iterate to take one step after the other.
+class Decoding(ABC):
+    """An answer, or several, that are being decoded: iterate to take one step after the other.
+
+    ``limit`` is the most tokens of an answer, ``scored`` says whether their chances are kept.
+    """
+
+    limit: int
+    scored: bool
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[None]:
+        """Takes the steps that are left."""
+
+    @abstractmethod
+    def ids(self, row: int = 0) -> list[int]:
+        """What a row has so far: at most ``limit`` tokens, up to the end token, without it."""
+
+    @abstractmethod
+    def log_probabilities(self, row: int = 0) -> np.ndarray:
+        """The model's own of each token of a row's answer, the end token's among them, in nats."""
+
+    def finish(self) -> Self:
+        """Take all the steps that are left."""
+        for _ in self:
+            pass
+        return self
+
+
+class Greedy(Decoding):
+    """Greedy continuations of prompts of one length, a token a step.
 
     Args:
         grammar: what one single prompt's answer must follow.
@@ -116,21 +147,61 @@ class Greedy:
             return max(ends, key=lambda end: float(logits[end]))
         return int(generator.get_sequence(row)[-1])
 
-    def finish(self) -> Greedy:
-        """Take all the steps that are left."""
-        for _ in self:
-            pass
-        return self
-
     def ids(self, row: int = 0) -> list[int]:
-        """What a row has so far: at most ``max_new_tokens``, up to the end token, without it."""
         # A row that ends before its batch does is filled up with the padding token.
         tokens = [int(token) for token in self._generator.get_sequence(row)]
         return self._engine.until_end(tokens[self._width :])[: self.limit]
 
     def log_probabilities(self, row: int = 0) -> np.ndarray:
-        """The model's own of each token of a row's answer, the end token's among them, in nats."""
         return np.array([step[row] for step in self._steps[: len(self.ids(row)) + 1]])
+
+
+class Drafted(Decoding):
+    """The greedy continuation of one prompt; each step is one forward pass and one or more tokens.
+
+    A pass takes the drafted next tokens too. As far as they are what the model chooses they stay,
+    and so does its choice after them; of the rest the engine's cache is rewound.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        drafts: Drafts,
+        scored: bool = False,
+    ) -> None:
+        self._engine, self._drafts, self._prompt = engine, drafts, list(prompt)
+        self.limit, self.scored = max_new_tokens, scored
+        self._answer: list[int] = []
+        self._scores: list[np.ndarray] = []
+        self._generator = engine.generator(1, len(prompt) + max_new_tokens)
+
+    def __iter__(self) -> Iterator[None]:
+        generator, answer, end = self._generator, self._answer, self._engine.end_ids
+        new = self._prompt
+        while len(answer) < self.limit and not (answer and answer[-1] in end):
+            room = self.limit - len(answer) - 1
+            draft = self._drafts.draft(self._prompt, answer)[:room]
+            kept = generator.token_count() + len(new)
+            generator.append_tokens(np.array([[*new, *draft]], dtype=np.int32))
+            logits = np.array(generator.get_output("logits"), np.float32)[0, -1 - len(draft) :]
+            chosen = logits.argmax(-1).tolist()
+            right = next((at for at, t in enumerate(draft) if t != chosen[at]), len(draft))
+            found = chosen[: right + 1]
+            if right < len(draft):
+                generator.rewind_to(kept + right)
+            if self.scored:
+                self._scores.append(log_probabilities(logits[: right + 1], found))
+            answer += found
+            new = found[-1:]
+            yield
+
+    def ids(self, row: int = 0) -> list[int]:
+        return self._engine.until_end(self._answer)
+
+    def log_probabilities(self, row: int = 0) -> np.ndarray:
+        return np.concatenate(self._scores)
 
 
 def last_logits(generator: Any) -> np.ndarray:

@@ -15,9 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from supertiny.conversation import Said, question
+from supertiny.drafting import Drafts
 from supertiny.errors import UserError
 from supertiny.io import read_json, write_json
-from supertiny.modelfolder import TASK_FILES, TASK_FOLDER, check_folder, size_mb
+from supertiny.modelfolder import DRAFTS_FILE, TASK_FILES, TASK_FOLDER, check_folder, size_mb
 from supertiny.runtime import OnnxStudent, spread
 from supertiny.task import Task, load_task_folder
 
@@ -31,10 +32,11 @@ def export_onnx(
     precision: str,
     options: Mapping[str, str] | None = None,
     post: Callable[[Path], None] | None = None,
+    drafts: Drafts | None = None,
 ) -> None:
     """Build ``out`` from ``source`` with the model builder of ONNX Runtime GenAI, offline.
 
-    The graph gives the logits of the last position only (``prune_lm_head``). ``out`` is replaced
+    The graph gives the logits of every position, which checks of drafts need. ``out`` is replaced
     in one rename once it is whole; the same input gives the same bytes.
 
     Args:
@@ -42,6 +44,7 @@ def export_onnx(
         precision: the builder's name of the number format, ``fp32`` or ``int8``.
         options: further options of the builder.
         post: a pass over the built folder before it counts as whole.
+        drafts: what the runtime drafts answers by; without them it writes token by token.
 
     Raises:
         UserError: ``source`` is missing or the builder cannot build it.
@@ -60,6 +63,8 @@ def export_onnx(
         if post is not None:
             post(built)
         _complete(source, built, task)
+        if drafts is not None:
+            drafts.write(built / DRAFTS_FILE)
         check_folder(built)
         if out.exists():
             shutil.rmtree(out)
@@ -86,7 +91,7 @@ def _build(
     source: Path, built: Path, cache: Path, precision: str, options: Mapping[str, str]
 ) -> None:
     # A process of its own: the builder changes sys.path and import state of whoever calls it.
-    extra = {"hf_token": "false", "prune_lm_head": "true", **options}
+    extra = {"hf_token": "false", **options}
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
     command += ["-i", str(source), "-o", str(built), "-p", precision, "-e", "cpu"]
     command += ["-c", str(cache), "--extra_options", *(f"{k}={v}" for k, v in extra.items())]

@@ -10,6 +10,7 @@ from supertiny.errors import UserError
 
 DATA_FILE = "model.onnx.data"
 MODEL_FILES = ("genai_config.json", "model.onnx", DATA_FILE, "tokenizer.json")
+DRAFTS_FILE = "drafts.json"  # of one task; without it the model answers the same, and later
 TASK_FOLDER = "task"
 TASK_FILES = ("task.yaml", "tools.json")
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from supertiny.drafting import Drafts
 from supertiny.errors import UserError
 from supertiny.export import export_onnx
 from supertiny.modelfolder import DATA_FILE
@@ -41,6 +42,7 @@ def quantize_onnx(
     params: Quantize,
     learned: Mapping[str, Rounded] | None = None,
     keep: frozenset[tuple[int, str]] = frozenset(),
+    drafts: Drafts | None = None,
 ) -> None:
     """Build a quantized variant of ``source`` in ``out``; see `supertiny.export.export_onnx`.
 
@@ -52,6 +54,7 @@ def quantize_onnx(
         learned: int4 weights that another method has rounded, by the name of the PyTorch module;
             they go into the file as they are.
         keep: layer and part, ``attention`` or ``feed_forward``, that int4 stores in 8 bits.
+        drafts: as `export_onnx`.
 
     Raises:
         UserError: an unknown variant, an architecture or width that is not known here, or what
@@ -63,7 +66,7 @@ def quantize_onnx(
     def post(folder: Path) -> None:
         round_graph(folder, variant, params, learned or {}, keep)
 
-    export_onnx(source, task, out, "fp32", {"shared_embeddings": "false"}, post)
+    export_onnx(source, task, out, "fp32", {"shared_embeddings": "false"}, post, drafts)
 
 
 def round_graph(

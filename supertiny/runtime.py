@@ -25,10 +25,19 @@ from supertiny.calls import ToolCall
 from supertiny.checksums import SUMS, check_sums
 from supertiny.confidence import Prediction, raw_score, read_calibration
 from supertiny.conversation import Said
-from supertiny.decoding import MAX_BATCH, Engine, Greedy, equal_length_batches, last_logits
+from supertiny.decoding import (
+    MAX_BATCH,
+    Decoding,
+    Drafted,
+    Engine,
+    Greedy,
+    equal_length_batches,
+    last_logits,
+)
+from supertiny.drafting import Drafts
 from supertiny.errors import CallError
 from supertiny.grammar import lark_grammar
-from supertiny.modelfolder import TASK_FOLDER, check_folder
+from supertiny.modelfolder import DRAFTS_FILE, TASK_FOLDER, check_folder
 from supertiny.quoting import places
 from supertiny.rowtools import as_text, read_tools
 from supertiny.task import Task, load_task_folder
@@ -46,8 +55,8 @@ class Timing:
     """One query at batch 1: tokens and seconds of its two phases, and of all of it."""
 
     prompt_tokens: int
-    prefill_s: float  # prompt in, first token chosen
-    decode_tokens: int  # tokens after the first
+    prefill_s: float  # the first forward pass: prompt and draft in, first tokens chosen
+    decode_tokens: int  # tokens of the later passes, the end token among them
     decode_s: float
     total_s: float  # from query text to answer text
 
@@ -119,6 +128,8 @@ class OnnxStudent:
         self.grammar = lark_grammar(self.task.tools) if constrained else None
         self.tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
         self.calibration = read_calibration(self.folder)
+        drafts = self.folder / DRAFTS_FILE
+        self.drafts = Drafts.read(drafts) if drafts.is_file() else None
         # The signatures, where a task shows them, stand before every query and are no user's fault.
         empty = self.tokenizer.encode(self.task.render_prompt(""), add_special_tokens=False)
         self.max_prompt_tokens = MAX_PROMPT_TOKENS + len(empty.ids)
@@ -287,12 +298,21 @@ class OnnxStudent:
     ) -> list[Answer | CallError]:
         # The grammar is asked afterwards, of the whole answer: one that it allows was allowed at
         # every step, and to ask at every step costs a sixth of the time. Few answers need that.
-        ids = [prompt.ids for prompt in prompts]
-        greedy = Greedy(self.engine, ids, max_new_tokens, scored=scored).finish()
+        decoding = self._decoding(
+            [prompt.ids for prompt in prompts], max_new_tokens, scored
+        ).finish()
         return [
-            self._mended(self._answer(greedy, row), prompt, max_new_tokens)
+            self._mended(self._answer(decoding, row), prompt, max_new_tokens)
             for row, prompt in enumerate(prompts)
         ]
+
+    def _decoding(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, scored: bool = False
+    ) -> Decoding:
+        # The engine's cache is rewound for all rows of a batch alike, so only one row has drafts.
+        if self.drafts is not None and len(prompts) == 1:
+            return Drafted(self.engine, prompts[0], max_new_tokens, self.drafts, scored)
+        return Greedy(self.engine, prompts, max_new_tokens, scored=scored)
 
     def _mended(self, answer: Answer, prompt: _Prompt, max_new_tokens: int) -> Answer | CallError:
         """The answer if it is legal and made of the query's words, else one that the grammar of these
@@ -348,10 +368,10 @@ class OnnxStudent:
             reason = str(error).splitlines()[0][:200]
             raise CallError(f"tools: no grammar can be made of them: {reason}") from None
 
-    def _answer(self, greedy: Greedy, row: int = 0) -> Answer:
-        ids = greedy.ids(row)
-        score = raw_score(greedy.log_probabilities(row)) if greedy.scored else None
-        return Answer(ids, self.decode(ids), len(ids) < greedy.limit, score)
+    def _answer(self, decoding: Decoding, row: int = 0) -> Answer:
+        ids = decoding.ids(row)
+        score = raw_score(decoding.log_probabilities(row)) if decoding.scored else None
+        return Answer(ids, self.decode(ids), len(ids) < decoding.limit, score)
 
     def generate_with_logits(
         self, prompt: Sequence[int], max_new_tokens: int
@@ -390,15 +410,18 @@ class OnnxStudent:
         start = time.perf_counter()
         prompt = self._prompt(query)
         before = time.perf_counter()
-        greedy = Greedy(self.engine, [prompt.ids], max_new_tokens)
-        steps = iter(greedy)
+        decoding = self._decoding([prompt.ids], max_new_tokens)
+        steps = iter(decoding)
         next(steps)
         first = time.perf_counter()
-        tokens = sum(1 for _ in steps)
+        early = len(decoding.ids())
+        passes = sum(1 for _ in steps)
         last = time.perf_counter()
-        self._mended(self._answer(greedy), prompt, max_new_tokens)
+        answer = self._answer(decoding)
+        self._mended(answer, prompt, max_new_tokens)
         end = time.perf_counter()
-        return Timing(len(prompt.ids), first - before, tokens, last - first, end - start)
+        late = len(answer.ids) + answer.ended - early if passes else 0
+        return Timing(len(prompt.ids), first - before, late, last - first, end - start)
 
 
 class Stream:

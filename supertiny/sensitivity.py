@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from supertiny.calibration import Encoded
+from supertiny.encoding import Encoded
 from supertiny.rounding import round_to_nearest
 
 PARTS = {"attention": "self_attn", "feed_forward": "mlp"}  # name here, name of the layer's module

@@ -14,8 +14,9 @@ from conftest import LESSONS, files
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
-from supertiny.calibration import calibrated, encode, load_model
+from supertiny.calibration import calibrated, load_model
 from supertiny.calls import call_from_json
+from supertiny.encoding import encode
 from supertiny.errors import UserError
 from supertiny.export import MAX_POSITIONS, export_onnx
 from supertiny.io import read_json, write_json
