@@ -7,8 +7,7 @@ Limits: CPU, fp32; the proof compares token ids and logits on some test inputs, 
 
 from pathlib import Path
 
-from supertiny.drafting import DRAFT_ROWS, Drafts
-from supertiny.encoding import encode
+from supertiny.drafting import DRAFT_ROWS, learn_drafts
 from supertiny.export import export_onnx, parity, parity_queries
 from supertiny.io import read_jsonl, write_json
 from supertiny.params.core import task_name
@@ -26,7 +25,7 @@ def main(params: Export) -> None:
     queries = parity_queries(read_jsonl("data/queries/test.jsonl"), params.parity_rows)
     task = load_task(task_name())
     rows = spread(read_jsonl("data/curated/train.jsonl"), DRAFT_ROWS)
-    drafts = Drafts.learn(encode(SOURCE, rows, task))
+    drafts = learn_drafts(SOURCE, rows, task)
     export_onnx(SOURCE, task, OUT, "fp32", drafts=drafts)
     write_json("metrics/export.json", parity(SOURCE, OUT, queries, params.max_new_tokens))
 

@@ -11,7 +11,7 @@ unrounded, so it says nothing of how their errors add up.
 from pathlib import Path
 
 from supertiny.calibration import calibrated, load_model
-from supertiny.drafting import DRAFT_ROWS, Drafts
+from supertiny.drafting import DRAFT_ROWS, learn_drafts
 from supertiny.encoding import encode
 from supertiny.export import parity, parity_queries
 from supertiny.io import read_jsonl, write_json, write_tsv
@@ -39,7 +39,7 @@ def main(params: Quantize) -> None:
         load_model(SOURCE), encode(SOURCE, dev, task), BITS[variant], params.block_size, symmetric
     )
     train = read_jsonl("data/curated/train.jsonl")
-    drafts = Drafts.learn(encode(SOURCE, spread(train, DRAFT_ROWS), task))
+    drafts = learn_drafts(SOURCE, spread(train, DRAFT_ROWS), task)
     learned, keep = None, set()
     if variant == "int4":
         keep = most_sensitive(losses, params.keep_int8)

@@ -24,7 +24,7 @@ class Engine:
     """A model folder, loaded.
 
     Args:
-        threads: CPU threads of one forward pass; None is two, or one where there is but one core.
+        threads: CPU threads of one forward pass; None is two, or one where the process may use but one core.
             Left to itself, ONNX Runtime takes 1.3 to 1.7 times as long on two cores: it pins its
             own threads there and not the caller's.
     """
@@ -34,7 +34,7 @@ class Engine:
 
         onnxruntime_genai.disable_telemetry_events()
         config = onnxruntime_genai.Config(str(folder))
-        options = {"intra_op_num_threads": threads or min(2, os.cpu_count() or 1)}
+        options = {"intra_op_num_threads": threads or min(2, len(os.sched_getaffinity(0)))}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
         self._genai, self._model = onnxruntime_genai, onnxruntime_genai.Model(config)
         model = read_json(folder / "genai_config.json")["model"]
@@ -185,7 +185,7 @@ class Drafted(Decoding):
             draft = self._drafts.draft(self._prompt, answer)[:room]
             kept = generator.token_count() + len(new)
             generator.append_tokens(np.array([[*new, *draft]], dtype=np.int32))
-            logits = np.array(generator.get_output("logits"), np.float32)[0, -1 - len(draft) :]
+            logits = np.asarray(generator.get_output("logits"))[0, -1 - len(draft) :]
             chosen = logits.argmax(-1).tolist()
             right = next((at for at, t in enumerate(draft) if t != chosen[at]), len(draft))
             found = chosen[: right + 1]

@@ -15,21 +15,33 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from supertiny.encoding import Encoded
+from supertiny.encoding import Encoded, encode
 from supertiny.io import read_json, write_text
+from supertiny.task import Task
 
 ORDER = 3  # tokens of an answer that the next one is guessed by, at most
 LONGEST = 12  # tokens of a draft
 # A token drafted in vain costs a quarter of the pass that a right one saves (docs/experiments.md).
 MIN_CHANCE = 0.3
 _MIN_SEEN = 20
-DRAFT_ROWS = 20_000  # of train, at even distances: more say the same
+DRAFT_ROWS = 20_000  # of train: more say the same
 _OPENING = 2  # tokens of an answer that are guessed at once by its prompt
 _MIN_OPENING = 0.5
 _COPIES = 0.6  # of the places where a token of the query goes on as the query does
 _SAME = 0.15  # chances that differ by less are not worth a longer context
 
 Ids = tuple[int, ...]
+
+
+def learn_drafts(source: Path, rows: Sequence[Mapping[str, Any]], task: Task) -> Drafts | None:
+    """The drafts of a student in ``source``; none where prompts are long.
+
+    Checks of drafts need the logits of every position: 4 kB a token for each thousand of a
+    vocabulary, which is nothing for a command and 150 MB for tools and a query of SmolLM2's.
+    """
+    if task.prompt != "query":
+        return None
+    return Drafts.learn(encode(source, rows, task))
 
 
 class Drafts:

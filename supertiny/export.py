@@ -36,8 +36,9 @@ def export_onnx(
 ) -> None:
     """Build ``out`` from ``source`` with the model builder of ONNX Runtime GenAI, offline.
 
-    The graph gives the logits of every position, which checks of drafts need. ``out`` is replaced
-    in one rename once it is whole; the same input gives the same bytes.
+    With drafts the graph gives the logits of every position, which checks of them need, else those
+    of the last one. ``out`` is replaced in one rename once it is whole; the same input gives the
+    same bytes.
 
     Args:
         source: config, tokenizer and safetensors weights.
@@ -59,7 +60,8 @@ def export_onnx(
         weights = source
         if task.prompt == "query":
             weights = _shortened(source, Path(temporary) / "source")
-        _build(weights, built, Path(temporary) / "cache", precision, options or {})
+        every = {"prune_lm_head": "true" if drafts is None else "false"}
+        _build(weights, built, Path(temporary) / "cache", precision, every | dict(options or {}))
         if post is not None:
             post(built)
         _complete(source, built, task)
