@@ -52,7 +52,15 @@ def calibrated(source: Path, rows: Sequence[Encoded], params: Quantize) -> dict[
     sequences = [(prompt + answer)[: params.calibration_tokens] for prompt, answer in rows]
     tensors = _METHODS[params.method](load_model(source), sequences, params)
     names = sorted(name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight"))
-    return {name: from_gptq(*(tensors[name + part] for part in _TENSORS)) for name in names}
+    return {
+        name: from_gptq(
+            tensors[f"{name}.qweight"],
+            tensors[f"{name}.qzeros"],
+            tensors[f"{name}.scales"],
+            params.block_size,
+        )
+        for name in names
+    }
 
 
 def _autoround(

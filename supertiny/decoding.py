@@ -18,6 +18,7 @@ from supertiny.io import read_json
 
 MAX_FORCED_TOKENS = 64  # that a grammar may append in one step, past the limit of an answer
 MAX_BATCH = 32  # rows; ONNX Runtime GenAI takes no more
+SHORT = 128  # tokens of prompt and answer that a generator which is used again has room for
 
 
 class Engine:
@@ -41,6 +42,7 @@ class Engine:
         ends = model["eos_token_id"]
         self.end_ids = frozenset(ends if isinstance(ends, list) else [ends])
         self.start_id: int = model["bos_token_id"]
+        self._begun: list[Any] = []  # generators that wait for a prompt, the start token read
 
     def generator(
         self, batch_size: int, max_length: int, grammar: str | None = None, skip_forced: bool = True
@@ -55,6 +57,24 @@ class Engine:
         if grammar is not None:
             params.set_guidance("lark_grammar", grammar, skip_forced)
         return self._genai.Generator(self._model, params)
+
+    def begun(self) -> Any:
+        """A generator for one prompt of `SHORT` tokens with its answer, the start token read.
+
+        One that was given back saves a new one's making and that token's pass, a twentieth of the
+        time of a short command. Any number may be out at a time, from any thread.
+        """
+        try:
+            return self._begun.pop()
+        except IndexError:
+            generator = self.generator(1, SHORT)
+            generator.append_tokens(np.array([[self.start_id]], dtype=np.int32))
+            return generator
+
+    def give_back(self, generator: Any) -> None:
+        """Keep a generator of `begun` for another prompt; one that never comes back is not missed."""
+        generator.rewind_to(1)
+        self._begun.append(generator)
 
     def until_end(self, ids: list[int]) -> list[int]:
         """Token ids up to the first end token, without it."""
@@ -175,11 +195,18 @@ class Drafted(Decoding):
         self.limit, self.scored = max_new_tokens, scored
         self._answer: list[int] = []
         self._scores: list[np.ndarray] = []
-        self._generator = engine.generator(1, len(prompt) + max_new_tokens)
 
     def __iter__(self) -> Iterator[None]:
-        generator, answer, end = self._generator, self._answer, self._engine.end_ids
-        new = self._prompt
+        engine, prompt, room = self._engine, self._prompt, len(self._prompt) + self.limit
+        if room <= SHORT and len(prompt) > 1 and prompt[0] == engine.start_id:
+            generator = engine.begun()
+            yield from self._take_passes(generator, prompt[1:])
+            engine.give_back(generator)
+        else:
+            yield from self._take_passes(engine.generator(1, room), prompt)
+
+    def _take_passes(self, generator: Any, new: list[int]) -> Iterator[None]:
+        answer, end = self._answer, self._engine.end_ids
         while len(answer) < self.limit and not (answer and answer[-1] in end):
             room = self.limit - len(answer) - 1
             draft = self._drafts.draft(self._prompt, answer)[:room]

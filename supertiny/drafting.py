@@ -19,12 +19,12 @@ from supertiny.encoding import Encoded, encode
 from supertiny.io import read_json, write_text
 from supertiny.task import Task
 
+DRAFT_ROWS = 20_000  # of train: more say the same
 ORDER = 3  # tokens of an answer that the next one is guessed by, at most
 LONGEST = 12  # tokens of a draft
 # A token drafted in vain costs a quarter of the pass that a right one saves (docs/experiments.md).
 MIN_CHANCE = 0.3
 _MIN_SEEN = 20
-DRAFT_ROWS = 20_000  # of train: more say the same
 _OPENING = 2  # tokens of an answer that are guessed at once by its prompt
 _MIN_OPENING = 0.5
 _COPIES = 0.6  # of the places where a token of the query goes on as the query does

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from supertiny.conversation import Said, question
 from supertiny.drafting import Drafts
 from supertiny.errors import UserError
-from supertiny.io import read_json, write_json
+from supertiny.io import read_json, write_json, write_text
 from supertiny.modelfolder import DRAFTS_FILE, TASK_FILES, TASK_FOLDER, check_folder, size_mb
 from supertiny.runtime import OnnxStudent, spread
 from supertiny.task import Task, load_task_folder
@@ -109,8 +110,12 @@ def _build(
 
 def _complete(source: Path, built: Path, task: Task) -> None:
     """Add tokenizer and task, and make the JSON files canonical."""
-    # The builder writes the tokenizer anew; the one that training used must be the one that ships.
-    shutil.copyfile(source / "tokenizer.json", built / "tokenizer.json")
+    # The builder writes the tokenizer anew; the one that training used must be the one that ships,
+    # without the spaces that lay it out, which are half of it.
+    tokenizer = json.dumps(
+        read_json(source / "tokenizer.json"), ensure_ascii=False, separators=(",", ":")
+    )
+    write_text(built / "tokenizer.json", tokenizer)
     for name in ("genai_config.json", "tokenizer_config.json"):
         write_json(built / name, read_json(built / name))
     (built / TASK_FOLDER).mkdir()

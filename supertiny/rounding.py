@@ -7,26 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from supertiny.errors import UserError
-
 
 @dataclass(frozen=True)
 class Rounded:
     """A matrix of shape (rows, columns) as ``(codes - zeros) * scales``, block by block of a row.
 
     codes: uint8 (rows, columns), each below ``2**bits``. scales: fp32 (rows, blocks). zeros: uint8
-    (rows, blocks), ``2**(bits - 1)`` throughout where the rounding is symmetric.
+    (rows, blocks), ``2**(bits - 1)`` throughout where the rounding is symmetric. block_size: weights
+    that share one scale; the last block of a row has what is left.
     """
 
     codes: np.ndarray
     scales: np.ndarray
     zeros: np.ndarray
     bits: int
-
-    @property
-    def block_size(self) -> int:
-        """Weights that share one scale."""
-        return int(self.codes.shape[1] // self.scales.shape[1])
+    block_size: int
 
     @property
     def symmetric(self) -> bool:
@@ -35,18 +30,26 @@ class Rounded:
 
     def dequantized(self) -> np.ndarray:
         """The matrix that the codes stand for, fp32 (rows, columns)."""
-        blocks = self.codes.reshape(*self.scales.shape, -1).astype(np.float32)
-        values = (blocks - self.zeros[:, :, None]) * self.scales[:, :, None]
-        return np.ascontiguousarray(values.reshape(self.codes.shape), np.float32)
+        zeros, scales = (
+            np.repeat(array, self.block_size, axis=1)[:, : self.codes.shape[1]]
+            for array in (self.zeros, self.scales)
+        )
+        return (self.codes.astype(np.float32) - zeros) * scales
 
     def packed_codes(self) -> np.ndarray:
         """As MatMulNBits of ONNX Runtime wants them: uint8 (rows, blocks, bytes of a block)."""
-        return _packed(self.codes.reshape(*self.scales.shape, -1), self.bits)
+        return _packed(_in_blocks(self.codes, self.block_size), self.bits)
 
     def packed_zeros(self) -> np.ndarray:
         """As MatMulNBits of ONNX Runtime wants them: uint8 (rows, bytes)."""
         odd = self.zeros.shape[1] % (8 // self.bits)
         return _packed(np.pad(self.zeros, ((0, 0), (0, odd))), self.bits)
+
+
+def _in_blocks(matrix: np.ndarray, block_size: int) -> np.ndarray:
+    """(rows, columns) to (rows, blocks, block size), the last block filled up with zeros."""
+    missing = -matrix.shape[1] % block_size
+    return np.pad(matrix, ((0, 0), (0, missing))).reshape(len(matrix), -1, block_size)
 
 
 def _packed(codes: np.ndarray, bits: int) -> np.ndarray:
@@ -60,17 +63,9 @@ def round_to_nearest(weight: np.ndarray, bits: int, block_size: int, symmetric: 
     Symmetric: the weight of the largest magnitude becomes the lowest code exactly, so that a scale
     is negative where that weight is positive; no code is left unused. Otherwise the codes span
     each block from its lowest to its highest weight, 0 included.
-
-    Raises:
-        UserError: the columns do not divide by ``block_size``.
     """
-    if weight.shape[1] % block_size:
-        raise UserError(
-            f"quantize.block_size {block_size}: a matrix has {weight.shape[1]} columns, which do not "
-            "divide by it; set another one in params.yaml"
-        )
     middle, top = 1 << (bits - 1), (1 << bits) - 1
-    blocks = weight.reshape(len(weight), -1, block_size)
+    blocks = _in_blocks(weight, block_size)
     if symmetric:
         farthest = np.abs(blocks).argmax(-1, keepdims=True)
         scales = np.take_along_axis(blocks, farthest, -1)[:, :, 0] / np.float32(-middle)
@@ -81,10 +76,13 @@ def round_to_nearest(weight: np.ndarray, bits: int, block_size: int, symmetric: 
         zeros = np.rint(-low / np.where(scales == 0, 1, scales)).astype(np.uint8)
     steps = np.rint(blocks / np.where(scales == 0, 1, scales)[:, :, None])
     codes = (steps + zeros[:, :, None]).clip(0, top).astype(np.uint8)
-    return Rounded(codes.reshape(weight.shape), scales.astype(np.float32), zeros, bits)
+    codes = codes.reshape(len(weight), -1)[:, : weight.shape[1]]
+    return Rounded(codes, scales.astype(np.float32), zeros, bits, block_size)
 
 
-def from_gptq(qweight: np.ndarray, qzeros: np.ndarray, scales: np.ndarray) -> Rounded:
+def from_gptq(
+    qweight: np.ndarray, qzeros: np.ndarray, scales: np.ndarray, block_size: int
+) -> Rounded:
     """A 4-bit matrix from the layout of GPTQ checkpoints, where inputs come first.
 
     Args:
@@ -101,6 +99,7 @@ def from_gptq(qweight: np.ndarray, qzeros: np.ndarray, scales: np.ndarray) -> Ro
         np.ascontiguousarray(scales.T, np.float32),
         np.ascontiguousarray(zeros.T, np.uint8),
         4,
+        block_size,
     )
 
 
@@ -111,4 +110,5 @@ def stacked(parts: Sequence[Rounded]) -> Rounded:
         np.concatenate([part.scales for part in parts]),
         np.concatenate([part.zeros for part in parts]),
         parts[0].bits,
+        parts[0].block_size,
     )

@@ -297,7 +297,7 @@ class OnnxStudent:
         self, prompts: Sequence[_Prompt], max_new_tokens: int, scored: bool
     ) -> list[Answer | CallError]:
         # The grammar is asked afterwards, of the whole answer: one that it allows was allowed at
-        # every step, and to ask at every step costs a sixth of the time. Few answers need that.
+        # every step, and to ask at every step takes longer and leaves no room for drafts. Few need it.
         decoding = self._decoding(
             [prompt.ids for prompt in prompts], max_new_tokens, scored
         ).finish()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from conftest import LESSONS
 
-from supertiny.decoding import Drafted, Greedy
+from supertiny.decoding import SHORT, Drafted, Greedy
 from supertiny.drafting import LONGEST, Drafts
+from supertiny.export import export_onnx
 from supertiny.modelfolder import DRAFTS_FILE
 from supertiny.runtime import OnnxStudent
 
@@ -18,8 +21,16 @@ QUERIES = [*(lesson["query"] for lesson in LESSONS), "lamp", "dim the attic to 7
 
 
 @pytest.fixture(scope="module")
-def taught(taught_onnx):
-    return OnnxStudent(taught_onnx)
+def folder(taught_model, lamps, tmp_path_factory):
+    """The taught model as it is exported for drafts, with none that says anything."""
+    out = tmp_path_factory.mktemp("onnx") / "drafted"
+    export_onnx(taught_model, lamps, out, "fp32", drafts=Drafts({}, {}, [END]))
+    return out
+
+
+@pytest.fixture(scope="module")
+def taught(folder):
+    return OnnxStudent(folder)
 
 
 class Always(Drafts):
@@ -83,7 +94,41 @@ def test_a_right_draft_takes_one_pass_and_a_wrong_one_a_pass_a_token(taught):
     assert sum(1 for _ in Drafted(taught.engine, prompt, 40, wrong_from(taught, 0))) == tokens
 
 
-def test_a_folder_with_drafts_answers_as_one_without_in_fewer_passes(taught, taught_onnx, tmp_path):
+def test_answers_that_share_a_generator_are_their_own(taught, monkeypatch):
+    """One after the other, side by side, after one that was given up, and from several threads."""
+    drafts = right(taught)
+    prompts = [taught.encode(query) for query in QUERIES]
+    wanted = [Greedy(taught.engine, [prompt], 40).finish().ids() for prompt in prompts]
+    made = []
+    make = taught.engine.generator
+    monkeypatch.setattr(taught.engine, "_begun", [])
+    monkeypatch.setattr(taught.engine, "generator", lambda *a, **k: made.append(1) or make(*a, **k))
+
+    def answer(prompt):
+        return Drafted(taught.engine, prompt, 40, Always(lambda *_: [5, 6])).finish().ids()
+
+    assert [answer(prompt) for prompt in prompts] == wanted
+    assert len(made) == 1
+    next(iter(Drafted(taught.engine, prompts[0], 40, drafts)))
+    assert [answer(prompt) for prompt in prompts] == wanted
+    together = [Drafted(taught.engine, prompt, 40, Always(lambda *_: [])) for prompt in prompts]
+    for _ in itertools.zip_longest(*together):
+        pass
+    assert [drafted.ids() for drafted in together] == wanted
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(answer, prompts * 8)) == wanted * 8
+
+
+def test_an_answer_longer_than_a_shared_generator_has_one_of_its_own(taught):
+    prompt = taught.encode(" ".join(["please dim the Hall to 5"] * 10))
+    assert len(prompt) > SHORT
+    wanted = Greedy(taught.engine, [prompt], 9).finish().ids()
+    assert Drafted(taught.engine, prompt, 9, Always(lambda *_: [5])).finish().ids() == wanted
+
+
+def test_a_folder_with_drafts_answers_as_one_without_in_fewer_passes(
+    taught, taught_onnx, folder, tmp_path
+):
     rows = [
         (
             taught.encode(lesson["query"]),
@@ -91,13 +136,15 @@ def test_a_folder_with_drafts_answers_as_one_without_in_fewer_passes(taught, tau
         )
         for lesson in LESSONS
     ]
-    for path in taught_onnx.iterdir():
-        (tmp_path / path.name).symlink_to(path)
+    plain = OnnxStudent(taught_onnx)
+    for path in folder.iterdir():
+        if path.name != DRAFTS_FILE:
+            (tmp_path / path.name).symlink_to(path)
     Drafts.learn(rows * 20).write(tmp_path / DRAFTS_FILE)
     student = OnnxStudent(tmp_path)
     for lesson in LESSONS:
-        assert student.predict(lesson["query"]) == taught.predict(lesson["query"])
-        before, after = (s.timed(lesson["query"]) for s in (taught, student))
+        assert student.predict(lesson["query"]) == plain.predict(lesson["query"])
+        before, after = (s.timed(lesson["query"]) for s in (plain, student))
         # All but what the first pass wrote; a wrong guess costs no token.
         assert after.decode_tokens < before.decode_tokens or before.decode_tokens < 3
 

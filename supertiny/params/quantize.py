@@ -12,7 +12,7 @@ class Quantize:
     variants: tuple[str, ...] = param(
         "weight-only number formats to make", choices=("int8", "int4")
     )
-    block_size: int = param("weights that share one scale", choices=(32, 64))
+    block_size: int = param("weights that share one scale", choices=(32, 64, 128))
     symmetric: bool = param("whether int4 weights have scales only, no zero points")
     method: str = param(
         "how int4 weights are rounded; int8 is always rtn, round to nearest",
