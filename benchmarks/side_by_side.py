@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -243,8 +244,10 @@ def measure(found: list[Contestant]) -> None:
             contestant.start()
             contestant.cold_s.pop()
     count = len(found[0].prompts)
+    shuffle = random.Random(0)
     for begin in range(0, count, BLOCK):
-        for contestant in found:
+        # In another order each time: what an engine finds in the caches is its neighbour's.
+        for contestant in shuffle.sample(found, len(found)):
             if contestant.is_teacher and begin >= TEACHER_QUERIES:
                 continue
             time.sleep(SETTLE_S)
