@@ -11,6 +11,7 @@ import pytest
 from conftest import LESSONS, files
 from transformers import LlamaForCausalLM
 
+from supertiny.drafting import Drafts
 from supertiny.errors import UserError
 from supertiny.export import MAX_POSITIONS, export_onnx, parity
 from supertiny.io import read_json
@@ -91,12 +92,29 @@ def test_a_failed_build_leaves_the_old_folder_and_nothing_else(tiny_model, lamps
     assert [path.name for path in out.iterdir()] == ["old"]
 
 
+def test_only_a_model_with_drafts_gives_the_logits_of_every_position(
+    tiny_onnx, tiny_model, lamps, tmp_path
+):
+    export_onnx(tiny_model, lamps, tmp_path / "drafted", "fp32", drafts=Drafts({}, {}, [2]))
+    for folder, positions in ((tiny_onnx, 1), (tmp_path / "drafted", 4)):
+        generator = OnnxStudent(folder).engine.generator(1, 8)
+        generator.append_tokens(np.array([[1, 5, 6, 7]], dtype=np.int32))
+        assert np.array(generator.get_output("logits")).shape[1] == positions
+
+
 def test_missing_weights_are_a_users_mistake(lamps, tmp_path):
     with pytest.raises(UserError, match="dvc repro"):
         export_onnx(tmp_path / "none", lamps, tmp_path / "out", "fp32")
     (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 64}))
     with pytest.raises(UserError, match="builder failed"):
         export_onnx(tmp_path, lamps, tmp_path / "out", "fp32")
+
+
+def test_the_tokenizer_is_the_students_without_its_layout(tiny_onnx, tiny_model):
+    ours, students = tiny_onnx / "tokenizer.json", tiny_model / "tokenizer.json"
+    assert read_json(ours) == read_json(students)
+    assert "\n" not in ours.read_text(encoding="utf-8")
+    assert ours.stat().st_size < 0.6 * students.stat().st_size
 
 
 def test_positions_that_no_query_reaches_are_not_tabulated(tiny_onnx, tiny_model):
