@@ -124,7 +124,10 @@ def test_rounding_to_nearest_is_off_by_half_a_step_at_most(bits, symmetric, bloc
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("block_size", [32, 64])  # 96 columns: three blocks, one and a half
-def test_onnx_runtime_reads_the_packed_weights_as_they_were_rounded(bits, symmetric, block_size):
+@pytest.mark.parametrize("accuracy", [1, 4])  # inputs in fp32, and in 8 bits as in the models
+def test_onnx_runtime_reads_the_packed_weights_as_they_were_rounded(
+    bits, symmetric, block_size, accuracy
+):
     generator = np.random.default_rng(1)
     rounded = round_to_nearest(
         generator.normal(0.5, 1, (64, 96)).astype(np.float32), bits, block_size, symmetric
@@ -139,13 +142,18 @@ def test_onnx_runtime_reads_the_packed_weights_as_they_were_rounded(bits, symmet
     node = matmul_nbits(
         graph, helper.make_node("MatMul", ["x", "w"], ["y"], name="/a/MatMul"), rounded
     )
-    next(a for a in node.attribute if a.name == "accuracy_level").i = 1  # fp32 inputs
+    next(a for a in node.attribute if a.name == "accuracy_level").i = accuracy
     graph.node.append(node)
     opsets = [helper.make_opsetid("", 22), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     found = session.run(None, {"x": np.eye(96, dtype=np.float32)})[0]
     assert np.allclose(found.T, rounded.dequantized(), atol=1e-6)
+    for count in (1, 2, 5, 17):  # kernels differ
+        inputs = generator.normal(0, 1, (count, 96)).astype(np.float32)
+        wanted = inputs @ rounded.dequantized().T
+        off = np.abs(session.run(None, {"x": inputs})[0] - wanted).max()
+        assert off < (1e-4 if accuracy == 1 else 0.3)
 
 
 def test_the_file_holds_autorounds_weights_and_not_others(taught_int4, learned):
@@ -192,6 +200,33 @@ def test_calibration_beats_rounding_to_nearest_on_the_rows_it_saw(
     }
     assert any((found[name].codes != nearest[name].codes).any() for name in found)
     assert loss(found) < loss(nearest)
+
+
+@pytest.mark.parametrize("method", ["autoround", "gptq", "rtn"])
+def test_a_row_that_ends_in_part_of_a_block_is_stored_as_it_was_rounded(
+    method, taught_model, unrounded, rows, tmp_path
+):
+    params = changed(method=method, block_size=128, iterations=2)
+    weights = {
+        name: module.weight.detach().numpy()
+        for name, module in load_model(taught_model).named_modules()
+        if name.endswith("down_proj") or name.endswith("o_proj")
+    }
+    assert {weight.shape[1] % 128 for weight in weights.values()} != {0}
+    if method == "rtn":
+        learned = {name: round_to_nearest(w, 4, 128, True) for name, w in weights.items()}
+        folder = rounded_copy(unrounded, tmp_path / "onnx", "int4", params)
+    else:
+        learned = calibrated(taught_model, rows, params)
+        folder = rounded_copy(unrounded, tmp_path / "onnx", "int4", params, learned)
+    for name, weight in weights.items():
+        stored = in_file(folder, name.replace("self_attn", "attn"), 4)
+        assert np.array_equal(stored[:, : weight.shape[1]], learned[name].dequantized()), name
+    student = OnnxStudent(folder)
+    prompt = student.encode(QUERIES[3])
+    with torch.inference_mode():
+        wanted = load_model(taught_model)(torch.tensor([prompt])).logits[0, -1].numpy()
+    assert np.corrcoef(student.logits(prompt, [5])[0], wanted)[0, 1] > 0.9
 
 
 def test_other_rows_give_other_weights_and_the_same_ones_the_same(taught_model, rows, learned):
