@@ -27,7 +27,7 @@ from supertiny.io import read_jsonl, write_json, write_jsonl, write_tsv
 from supertiny.params.core import task_name
 from supertiny.params.curate import Curate
 from supertiny.queries import read_queries
-from supertiny.review import READ, REVIEW, decisions
+from supertiny.review import DOUBTED, READ, REVIEW, decisions
 from supertiny.stage import run_stage
 from supertiny.task import Task, load_task
 
@@ -45,6 +45,7 @@ def main(params: Curate) -> None:
     }
     queries = {split: [row["query"] for row in found] for split, found in rows.items()}
     rewrites = {"test": apply_review(read_jsonl(TEACHER / "test.jsonl"), decisions(task, REVIEW))}
+    read = decisions(task, READ)
     held_out = queries["test"] + [row["query"] for row in rewrites["test"]]
     metrics: dict[str, int] = {}
     tables: list[list[object]] = []
@@ -53,10 +54,15 @@ def main(params: Curate) -> None:
         student = _student_calls(traces, task, params)
         unseen = held_out + (queries["train"] if split == "dev" else [])
         result = curate(
-            traces, task, params, commands=queries[split], held_out=unseen, student=student
+            traces,
+            task,
+            params,
+            commands=queries[split],
+            held_out=unseen,
+            student=student,
+            read=[*read, *decisions(task, DOUBTED)],
         )
         if split == "train":
-            read = decisions(task, READ)
             metrics |= precision(traces, read, task, params, student)
         rewrites[split] = result.accepted
         held_out += queries[split] + [row["query"] for row in result.accepted]
@@ -85,6 +91,7 @@ def _student_calls(
 def _metrics(split: str, result: Curated) -> dict[str, int]:
     counts = {f"{split}_funnel_{name}": count for name, count in result.funnel.items()}
     counts |= {f"{split}_vouched_by_{name}": n for name, n in result.vouched_by.items()}
+    counts |= {f"{split}_decided": result.decided[0], f"{split}_decided_right": result.decided[1]}
     reasons = reason_counts(result.rejected)
     counts |= {f"{split}_rejected_{reason}": count for reason, count in reasons.items()}
     ends = {"rejected": result.rejected, "failed": result.failed, "pairs": result.pairs}

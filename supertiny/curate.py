@@ -2,14 +2,14 @@
 
 Each verifier is asked, without being shown the gold call, whether a rewrite means it: the teacher by its
 blind calls, a student by its own, the judge by its grade. A candidate is accepted if enough of them
-vouch for it and it is no near-duplicate of an accepted row, of its own split's commands, or of anything
-in dev and test.
+vouch for it, or a person who read it, and it is no near-duplicate of an accepted row, of its own split's
+commands, or of anything in dev and test.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Curated:
         pairs: the gold call of a rewrite against a wrong one.
         funnel: rows left after each step of `FUNNEL`; a later step counts within the earlier.
         vouched_by: valid rows that each verifier vouches for.
+        decided: valid rows that a person read, and how many of them are right.
     """
 
     accepted: list[Row] = field(default_factory=list)
@@ -42,6 +43,7 @@ class Curated:
     pairs: list[Row] = field(default_factory=list)
     funnel: dict[str, int] = field(default_factory=dict)
     vouched_by: dict[str, int] = field(default_factory=dict)
+    decided: tuple[int, int] = (0, 0)
 
 
 def curate(
@@ -52,6 +54,7 @@ def curate(
     commands: Sequence[str],
     held_out: Sequence[str],
     student: Mapping[str, ToolCall | None] | None = None,
+    read: Sequence[Row] = (),
 ) -> Curated:
     """Accept or reject each trace of one split.
 
@@ -59,15 +62,18 @@ def curate(
         commands: queries of the split itself; a rewrite that is one of them teaches nothing new.
         held_out: queries that must stay unseen by this split: those of dev and test.
         student: a student's blind call by trace id, for the verifier ``student``.
+        read: ``{"id", "text", "right"}``: what a person read, and whether it means its gold call;
+            their word outweighs all verifiers.
 
     Raises:
-        UserError: a verifier is asked for that has not spoken.
+        UserError: a verifier is asked for that has not spoken of every row.
     """
-    _check_verifiers(params, student, traces)
+    _check_verifiers(params, student, traces, task)
     result = Curated()
     seen, unseen = NearDuplicates(params.max_similarity), NearDuplicates(params.max_similarity)
     known = {task.normalise(query) for query in commands}
-    tally: Counter[str] = Counter()
+    right = {read_key(row): row["right"] for row in read}
+    tally: Counter[Any] = Counter()
     for query in held_out:
         unseen.add(query)
     for trace in sorted(traces, key=lambda trace: trace["id"]):
@@ -79,6 +85,9 @@ def curate(
             found = votes(trace, task, params, student)
             tally.update(name for name, vouches in found.items() if vouches)
             reason = _doubt(found, params)
+            if (decided := right.get(read_key(trace))) is not None:
+                tally["decided", decided] += 1
+                reason = "" if decided else "read_and_wrong"
             tally["vouched"] += not reason
         if not reason and unseen.matches(trace["command"]):
             reason = "command_held_out"  # a command of train when it was recorded, and no more
@@ -90,6 +99,7 @@ def curate(
             result.accepted.append(_sft_row(trace))
         result.pairs += _pairs(trace, task, params, accepted=not reason)
     result.vouched_by = {name: tally[name] for name in params.verifiers}
+    result.decided = (tally["decided", True] + tally["decided", False], tally["decided", True])
     counts = (traces, _candidates(traces), range(tally["vouched"]), result.accepted)
     result.funnel = {name: len(rows) for name, rows in zip(FUNNEL, counts, strict=True)}
     ended = len(result.accepted) + len(result.rejected) + len(result.failed)
@@ -98,11 +108,15 @@ def curate(
 
 
 def votes(
-    trace: Row, task: Task, params: Curate, student: Mapping[str, ToolCall | None] | None = None
+    trace: Row,
+    task: Task,
+    params: Curate,
+    student: Mapping[str, ToolCall | None] | None = None,
+    verifiers: Iterable[str] | None = None,
 ) -> dict[str, bool]:
-    """Which verifiers vouch for a candidate."""
+    """Which of ``verifiers``, by default those of ``params``, vouch for a candidate."""
     found = {}
-    for name in params.verifiers:
+    for name in params.verifiers if verifiers is None else verifiers:
         if name == "call":
             found[name] = agrees(trace, task)
         elif name == "judge":
@@ -123,6 +137,9 @@ def precision(
 ) -> dict[str, int]:
     """How far each verifier can be trusted, by rewrites that a person read.
 
+    Verifiers that have no say in what is accepted are measured like the others, if they have spoken of
+    all that was read.
+
     Args:
         read: ``{"id", "text", "right"}``: whether the text means the gold call of its trace. A text
             that is no candidate (any more) does not count.
@@ -134,10 +151,12 @@ def precision(
     right = {read_key(row): row["right"] for row in read}
     known = [trace for trace in _candidates(traces) if read_key(trace) in right]
     counts = Counter({"read": len(known), "read_right": sum(right[read_key(t)] for t in known)})
-    counts.update({f"read_{n}{end}": 0 for n in params.verifiers for end in ("", "_right")})
+    spoke = {"call": all(t["calls"] for t in known), "judge": all(t["grade"] for t in known)}
+    measured = {*params.verifiers, *(name for name, has in spoke.items() if has)}
+    counts.update({f"read_{name}{end}": 0 for name in measured for end in ("", "_right")})
     for trace in known:
-        found = votes(trace, task, params, student)
-        found["accepted"] = sum(found.values()) >= params.min_votes
+        found = votes(trace, task, params, student, measured)
+        found["accepted"] = not _doubt({name: found[name] for name in params.verifiers}, params)
         for name, vouches in found.items():
             counts[f"read_{name}"] += vouches
             counts[f"read_{name}_right"] += vouches and right[read_key(trace)]
@@ -244,7 +263,7 @@ def reason_counts(rejected: Sequence[Row]) -> dict[str, int]:
 
 
 def _check_verifiers(
-    params: Curate, student: Mapping[str, Any] | None, traces: Sequence[Row]
+    params: Curate, student: Mapping[str, Any] | None, traces: Sequence[Row], task: Task
 ) -> None:
     if params.min_votes > len(set(params.verifiers)):
         raise UserError(
@@ -257,10 +276,19 @@ def _check_verifiers(
             "out, or give them"
         )
     candidates = _candidates(traces)
-    if "call" in params.verifiers and candidates and not any(t["calls"] for t in candidates):
+    uncalled = sum(not trace["calls"] for trace in candidates)
+    if "call" in params.verifiers and uncalled:
         raise UserError(
-            "curate.verifiers: found call, but the teacher made no blind call of any rewrite "
-            "(teacher.call_samples is 0); leave it out, or ask for them"
+            f"curate.verifiers: found call, but the teacher made no blind call of {uncalled} of "
+            f"{len(candidates)} rewrites (teacher.call_samples and teacher.verify say of which it "
+            "does); leave it out, or ask for them"
+        )
+    # A judge of rows that the call agrees on has nothing to say of the others.
+    ungraded = sum(not t["grade"] for t in candidates if not t["calls"] or agrees(t, task))
+    if "judge" in params.verifiers and ungraded:
+        raise UserError(
+            f"curate.verifiers: found judge, but {ungraded} of {len(candidates)} rewrites have no "
+            "grade (teacher.judge and teacher.verify say which get one); leave it out, or ask for them"
         )
 
 

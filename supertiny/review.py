@@ -10,12 +10,13 @@ from supertiny.io import read_jsonl
 from supertiny.task import Task
 
 Row = dict[str, Any]
-# Decisions on the rewrites of test, and which of some rewrites of train are right.
-REVIEW, READ = "review.jsonl", "read.jsonl"
+# Decisions on the rewrites of test; which rewrites of train are right: of some that were drawn at random,
+# and of those that verifiers doubted.
+REVIEW, READ, DOUBTED = "review.jsonl", "read.jsonl", "doubted.jsonl"
 
 
 def decisions(task: Task, name: str) -> list[Row]:
-    """The rows of `REVIEW` or `READ`; none where nobody has read anything yet.
+    """The rows of one of these files; none where nobody has read anything yet.
 
     Raises:
         UserError: the file is damaged.

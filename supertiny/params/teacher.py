@@ -20,6 +20,7 @@ class Teacher:
     dev_rows: int = param("the same for dev", ge=0)
     test_rows: int = param("the same for test; a person reviews what becomes of them", ge=0)
     styles_per_row: int = param("styles a command is rewritten in, taken in turn", ge=1)
+    dev_styles_per_row: int = param("the same for dev, which has few commands", ge=1)
     styles: tuple[str, ...] = param(
         "those of the task's styles that are asked for; a style left out keeps its turn, so that to "
         "take it in later asks nothing anew; empty: all"
@@ -30,6 +31,11 @@ class Teacher:
         "all: every rewrite that passes the rules is graded; agreed: only if its call equals gold; "
         "none: none is",
         choices=("all", "agreed", "none"),
+    )
+    verify: str = param(
+        "which rewrites of train and dev get these calls and grades; all; read: those that a person "
+        "read (read.jsonl of the task), to learn at little cost how far each verifier can be trusted",
+        choices=("all", "read"),
     )
     base_url: str = param("where the server's /chat/completions is (backend openai)")
     answer_via: str = param(

@@ -82,7 +82,7 @@ def estimate(
     recordings = [path for path in (recording,) if path.exists()]
     walk = _Walk(RowStore(live if live and live.exists() else None, recordings))
     pipeline = Pipeline(task, recipe, params, cast(Any, walk), queries["train"])
-    ask_all(pipeline, queries, decisions(task, REVIEW))
+    ask_all(pipeline, queries)
     shown = choose_rows(queries["train"], _SAMPLE, recipe.skip_slices)
     like = {"call": pipeline.call_asks([(row["query"], row["id"]) for row in shown])}
     if "judge" in recipe.steps:
@@ -99,6 +99,8 @@ def _behind(label: str, walk: _Walk, params: Teacher) -> int:
     """The questions of a step that follow from answers still missing, at most."""
     split, _, step = label.partition(" ")
     rewrites = len(walk.missing.get(f"{split} rewrite", ()))
+    if params.verify == "read":  # what a person read is there already
+        return 0
     if step == "call":
         return rewrites * params.call_samples
     if step == "judge":

@@ -20,6 +20,7 @@ from supertiny.curate import agrees
 from supertiny.errors import CallError, UserError
 from supertiny.params.teacher import Teacher
 from supertiny.prepare import row_id, token_set
+from supertiny.review import read_key
 from supertiny.task import Task
 from supertiny.teacher.asking import Asker
 from supertiny.teacher.functions import answer_text, read_arguments
@@ -68,20 +69,26 @@ class Pipeline:
         self._by_alias = {tool.alias: tool.name for tool in task.tools.values()}
         self._by_alias |= {name: name for name in (*task.tools, NO_CALL.name)}
 
-    def traces(self, rows: Sequence[Row], label: str) -> list[Row]:
+    def traces(self, rows: Sequence[Row], split: str, read: Sequence[Row]) -> list[Row]:
         """Traces of the rewrites of ``rows`` with their blind calls and grades, sorted by id.
+
+        Args:
+            read: rewrites that a person read; see the param ``verify``.
 
         Raises:
             Stopped, UserError: not all could be asked, see `Asker.ask`.
         """
-        traces = self.rewrites(rows, label)
+        traces = self.rewrites(rows, split)
         candidates = [trace for trace in traces if trace["status"] == "candidate"]
+        if self.params.verify == "read":
+            known = {read_key(row) for row in read}
+            candidates = [trace for trace in candidates if read_key(trace) in known]
         texts = [(trace["text"], trace["source_id"]) for trace in candidates]
-        calls = self.blind_calls(texts, self.params.call_samples, f"{label} call")
+        calls = self.blind_calls(texts, self.params.call_samples, f"{split} call")
         for trace, found in zip(candidates, calls, strict=True):
             trace["calls"] = found
         if "judge" in self.recipe.steps and self.params.judge != "none":
-            self._grade(candidates, f"{label} judge")
+            self._grade(candidates, f"{split} judge")
         return traces
 
     def blind_calls(
@@ -117,17 +124,17 @@ class Pipeline:
             for sample in range(count)
         ]
 
-    def rewrites(self, rows: Sequence[Row], label: str) -> list[Row]:
+    def rewrites(self, rows: Sequence[Row], split: str) -> list[Row]:
         """Traces of the rewrites of ``rows`` as far as the rules see them, sorted by id."""
         drafts = [
             {**_source(row), "style": style, "sample": sample}
-            for row, styles in self._with_styles(rows)
+            for row, styles in self._with_styles(rows, split)
             for style in styles
             for sample in range(self.params.samples)
         ]
         items = [Item(self._rewrite_values(draft), draft["sample"]) for draft in drafts]
         outcomes = self._run(
-            "rewrite", items, lambda _, found: str(found["text"]), f"{label} rewrite"
+            "rewrite", items, lambda _, found: str(found["text"]), f"{split} rewrite"
         )
         traces = [self._ruled(*pair) for pair in zip(drafts, outcomes, strict=True)]
         return sorted(traces, key=lambda trace: trace["id"])
@@ -230,9 +237,10 @@ class Pipeline:
         self.task.validate(call)
         return call
 
-    def _with_styles(self, rows: Sequence[Row]) -> list[tuple[Row, list[str]]]:
+    def _with_styles(self, rows: Sequence[Row], split: str) -> list[tuple[Row, list[str]]]:
         """Each row with its styles; within a tool every style has its turn."""
-        names, count = list(self.recipe.styles), self.params.styles_per_row
+        names, params = list(self.recipe.styles), self.params
+        count = params.dev_styles_per_row if split == "dev" else params.styles_per_row
         asked = self.params.styles or names
         if not set(asked) <= set(names):
             raise UserError(

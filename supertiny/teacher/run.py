@@ -15,7 +15,7 @@ from supertiny.metrics import latency
 from supertiny.modelfolder import size_mb
 from supertiny.params.teacher import Teacher
 from supertiny.queries import read_queries
-from supertiny.review import REVIEW, decisions
+from supertiny.review import READ, REVIEW, decisions
 from supertiny.stage import STATE_DIR
 from supertiny.task import Task
 from supertiny.teacher import RECORDINGS
@@ -93,7 +93,7 @@ def teach(
     _check_tools(queries)
     with _asking(params, recording, live) as asker:
         pipeline = Pipeline(task, load_recipe(task), params, asker, queries["train"])
-        return ask_all(pipeline, queries, decisions(task, REVIEW))
+        return ask_all(pipeline, queries)
 
 
 def record(
@@ -127,7 +127,7 @@ def record(
         before = list(iter_recording(recording)) if recording.exists() else []
         unused = before
         try:
-            ask_all(pipeline, queries, decisions(task, REVIEW))
+            ask_all(pipeline, queries)
             asks = pipeline.call_asks([(row["query"], "") for row in queries["dev"][:timed]])
             latency_ms = [round(1000 * seconds) for seconds in asker.time(asks)]
             unused = []
@@ -180,20 +180,15 @@ def _asking(params: Teacher, recording: Path, live: Path | None) -> Iterator[Ask
         asker.close()
 
 
-def ask_all(
-    pipeline: Pipeline, queries: Mapping[str, Sequence[Row]], review: Sequence[Row]
-) -> Taught:
-    """Put every question of a run through the pipeline's asker; errors as in `Asker.ask`.
-
-    Args:
-        review: decisions on the test rewrites, see `supertiny.curate.apply_review`.
-    """
+def ask_all(pipeline: Pipeline, queries: Mapping[str, Sequence[Row]]) -> Taught:
+    """Put every question of a run through the pipeline's asker; errors as in `Asker.ask`."""
     params, recipe = pipeline.params, pipeline.recipe
+    review, read = (decisions(pipeline.task, name) for name in (REVIEW, READ))
     chosen = {
         split: choose_rows(queries[split], getattr(params, f"{split}_rows"), recipe.skip_slices)
         for split in SPLITS
     }
-    traces = {split: pipeline.traces(chosen[split], split) for split in ("train", "dev")}
+    traces = {split: pipeline.traces(chosen[split], split, read) for split in ("train", "dev")}
     # No model may judge test rewrites, a person does: what they keep are inputs like the others.
     traces["test"] = pipeline.rewrites(chosen["test"], "test")
     asked = [*queries["test"], *kept_rewrites(traces["test"], review)]
