@@ -21,7 +21,7 @@ from supertiny.params.quantize import Quantize
 from supertiny.rounding import Rounded, from_gptq
 
 _BATCH = 8  # rows of one AutoRound step
-_TENSORS = (".qweight", ".qzeros", ".scales")  # of a rounded layer, in the layout of GPTQ
+_CODES, _ZEROS, _SCALES = ".qweight", ".qzeros", ".scales"  # of a layer, in the layout of GPTQ
 
 
 def load_model(source: Path) -> Any:
@@ -51,13 +51,10 @@ def calibrated(source: Path, rows: Sequence[Encoded], params: Quantize) -> dict[
     torch.manual_seed(params.seed)
     sequences = [(prompt + answer)[: params.calibration_tokens] for prompt, answer in rows]
     tensors = _METHODS[params.method](load_model(source), sequences, params)
-    names = sorted(name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight"))
+    names = sorted(name.removesuffix(_CODES) for name in tensors if name.endswith(_CODES))
     return {
         name: from_gptq(
-            tensors[f"{name}.qweight"],
-            tensors[f"{name}.qzeros"],
-            tensors[f"{name}.scales"],
-            params.block_size,
+            tensors[name + _CODES], tensors[name + _ZEROS], tensors[name + _SCALES], params.block_size
         )
         for name in names
     }
@@ -100,7 +97,7 @@ def _autoround(
         tensors: dict[str, np.ndarray] = {}
         for file in sorted(Path(done.name_or_path).glob("*.safetensors")):
             with safe_open(file, "numpy") as opened:
-                names = [name for name in opened.keys() if name.endswith(_TENSORS)]  # noqa: SIM118
+                names = [name for name in opened.keys() if name.endswith((_CODES, _ZEROS, _SCALES))]  # noqa: SIM118
                 tensors |= {name: opened.get_tensor(name) for name in names}
     return tensors
 
@@ -120,7 +117,7 @@ def _gptq(model: Any, sequences: Sequence[list[int]], params: Quantize) -> dict[
         prepared(torch.tensor([sequence]))
     done = convert(prepared)
     state = done.state_dict()
-    return {name: state[name].numpy() for name in state if name.endswith(_TENSORS)}
+    return {name: state[name].numpy() for name in state if name.endswith((_CODES, _ZEROS, _SCALES))}
 
 
 _METHODS = {"autoround": _autoround, "gptq": _gptq}

@@ -255,13 +255,15 @@ def _questions(recipe: Recipe | None, teacher: Teacher) -> Iterator[str]:
     if recipe is None:
         return
     rows = {split: getattr(teacher, f"{split}_rows") for split in SPLITS}
-    rewrites = min(teacher.styles_per_row, len(teacher.styles or recipe.styles)) * teacher.samples
+    styles = max(teacher.styles_per_row, teacher.dev_styles_per_row)
+    rewrites = min(styles, len(teacher.styles or recipe.styles)) * teacher.samples
     judged = "judge" in recipe.steps and teacher.judge != "none"
-    each = rewrites * (1 + teacher.call_samples + judged)
+    verified = teacher.call_samples + judged
+    each = rewrites * (1 + (verified if teacher.verify == "all" else 0))
     yield (
         f"`supertiny record` asks {teacher.model} at most {each} questions a row: {rewrites} "
-        f"rewrites, for each {teacher.call_samples} blind calls"
-        + (" and a grade" if judged else "")
+        f"rewrites, for each {'' if teacher.verify == 'all' else 'in read.jsonl '}"
+        f"{teacher.call_samples} blind calls" + (" and a grade" if judged else "")
     )
     listing = ", ".join(f"{split} {count}" for split, count in rows.items())
     limits = f"{teacher.max_calls or 'no limit'} calls, {teacher.max_usd or 'no limit'} USD"

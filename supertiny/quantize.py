@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,11 +15,10 @@ from supertiny.errors import UserError
 from supertiny.export import export_onnx
 from supertiny.modelfolder import DATA_FILE
 from supertiny.params.quantize import Quantize
-from supertiny.rounding import Rounded, round_to_nearest, stacked
+from supertiny.rounding import Rounded, round_to_nearest, stacked, whole_blocks
 from supertiny.task import Task
 
 BITS = {"int8": 8, "int4": 4}
-_MIN_BLOCK = 16  # of GatherBlockQuantized of ONNX Runtime
 _TABLE = "model.embed_tokens.weight"
 _HEAD = "/lm_head/MatMul"
 _LAYER = re.compile(r"/model/layers\.(\d+)/(attn|mlp)/(\w+)_proj/MatMul")
@@ -96,7 +94,7 @@ def round_graph(
     bits = 8 if variant == "int8" else params.embedding_bits
     table = numpy_helper.to_array(tensors[_TABLE])
     last = _weight(tensors[heads[0].input[1]])
-    block_size = _whole_blocks(table.shape[1], params.block_size)
+    block_size = whole_blocks(table.shape[1], params.block_size)
     head = round_to_nearest(last, bits, block_size, True)
     shared = np.array_equal(table, last)
     rows = head if shared else round_to_nearest(table, bits, block_size, True)
@@ -138,7 +136,7 @@ def _layer(
         raise UserError(f"{name}: this architecture is not known here")
     number, part, projection = found.groups()
     if variant == "int8" or (int(number), _PARTS[part]) in keep:
-        return round_to_nearest(weight, 8, _whole_blocks(weight.shape[1], params.block_size), True)
+        return round_to_nearest(weight, 8, whole_blocks(weight.shape[1], params.block_size), True)
     if not learned:
         return round_to_nearest(weight, 4, params.block_size, params.symmetric)
     # The model builder joins the three matrices that read the same input.
@@ -150,21 +148,6 @@ def _layer(
             f"{name}: found rounded weights of shape {rounded.codes.shape}, expected {weight.shape}"
         )
     return rounded
-
-
-def _whole_blocks(width: int, block_size: int) -> int:
-    """The largest block size up to ``block_size`` that leaves no block of a row in part.
-
-    A lookup takes no block in part, and a product stores it filled up: a tenth of all bytes where
-    the last of 5 blocks is half empty, which 4 bits win back by fewer scales and 8 bits do not.
-    """
-    size = math.gcd(width, block_size)
-    if size < _MIN_BLOCK:
-        raise UserError(
-            f"quantize: a matrix has {width} columns, which is no multiple of {_MIN_BLOCK}, so that "
-            "ONNX Runtime cannot take its rows in blocks"
-        )
-    return size
 
 
 def _weight(tensor: onnx.TensorProto) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any
 from supertiny import svg
 from supertiny.io import read_json, read_jsonl, read_tsv
 from supertiny.metrics import wilson_interval
+from supertiny.params.curate import VERIFIERS
 from supertiny.report import call_text
 
 Row = Mapping[str, Any]
@@ -20,7 +21,7 @@ SHOWN = 30  # accepted rows, and as many rejected ones
 _STEPS = {  # those of the funnel of `supertiny.curate`, in words
     "asked": "asked for",
     "valid": "fits the function and the rules",
-    "vouched": "enough verifiers vouch for it",
+    "vouched": "enough verifiers, or a person, vouch for it",
     "accepted": "accepted: and no other row says it",
 }
 
@@ -37,11 +38,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Verifier:
-    """Who vouched for how many usable rewrites of train, and on those that a person read for how
-    many, and how many of these were right."""
+    """Who vouched for how many usable rewrites of train, None if it has no say there, and on those
+    that a person read for how many, and how many of these were right."""
 
     name: str
-    vouched: int
+    vouched: int | None
     read: int
     right: int
 
@@ -63,7 +64,8 @@ class Quality:
 
     Attributes:
         funnels: steps by split.
-        read: rewrites that a person read, and how many of them are right.
+        read: rewrites, drawn at random, that a person read, and how many of them are right.
+        decided: all rewrites of train on which a person's word counted, and how many are right.
         groups: rows of metrics/curate.tsv, by style and by tool.
         lengths: ``(style, rewrites, median words of a command, of its rewrite)``, accepted ones.
         reviewed: test rewrites that a person kept.
@@ -72,6 +74,7 @@ class Quality:
     funnels: Mapping[str, Sequence[Step]]
     verifiers: Sequence[Verifier]
     read: tuple[int, int]
+    decided: tuple[int, int]
     groups: Sequence[Mapping[str, str]]
     lengths: Sequence[tuple[str, int, float, float]]
     accepted: Sequence[Sample]
@@ -97,11 +100,17 @@ def read_quality(curated: Path, metrics: Path, seed: int) -> Quality | None:
     return Quality(
         funnels={split: _funnel(counts, split) for split in splits},
         verifiers=[
-            Verifier(name, counts[key], counts[f"read_{name}"], counts[f"read_{name}_right"])
-            for key in sorted(counts)
-            if (name := key.removeprefix("train_vouched_by_")) != key
+            Verifier(
+                name,
+                counts.get(f"train_vouched_by_{name}"),
+                counts[f"read_{name}"],
+                counts[f"read_{name}_right"],
+            )
+            for name in VERIFIERS
+            if f"read_{name}" in counts
         ],
         read=(counts["read"], counts["read_right"]),
+        decided=(counts["train_decided"], counts["train_decided_right"]),
         groups=read_tsv(metrics / "curate.tsv"),
         lengths=_lengths(accepted),
         accepted=[_sample(row, row["query"], row["call"], "") for row in _some(accepted, seed)],

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from supertiny.errors import UserError
+
+_MIN_BLOCK = 16  # of GatherBlockQuantized and MatMulNBits of ONNX Runtime
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,24 @@ def from_gptq(
         4,
         block_size,
     )
+
+
+def whole_blocks(width: int, block_size: int) -> int:
+    """The largest power of 2 up to ``block_size``, itself one, of which blocks fill a row of ``width``.
+
+    At 8 bits no block is left in part, as a product would store it filled up: a tenth of all bytes
+    where the last of 5 blocks is half empty, which 4 bits win back by fewer scales and 8 bits do not.
+
+    Raises:
+        UserError: not even blocks of 16, the smallest there are, fill it.
+    """
+    size = math.gcd(width, block_size)
+    if size < _MIN_BLOCK:
+        raise UserError(
+            f"quantize: a matrix has {width} columns, which is no multiple of {_MIN_BLOCK}, so that "
+            "ONNX Runtime cannot take its rows in blocks"
+        )
+    return size
 
 
 def stacked(parts: Sequence[Rounded]) -> Rounded:

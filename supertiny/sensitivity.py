@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from supertiny.encoding import Encoded
-from supertiny.rounding import round_to_nearest
+from supertiny.rounding import round_to_nearest, whole_blocks
 
 PARTS = {"attention": "self_attn", "feed_forward": "mlp"}  # name here, name of the layer's module
 
@@ -40,7 +40,8 @@ def sensitivity(
             weights = [m.weight for m in module.modules() if isinstance(m, torch.nn.Linear)]
             kept = [weight.clone() for weight in weights]
             for weight in weights:
-                rounded = round_to_nearest(weight.numpy(), bits, block_size, symmetric)
+                size = whole_blocks(weight.shape[1], block_size) if bits == 8 else block_size
+                rounded = round_to_nearest(weight.numpy(), bits, size, symmetric)
                 weight.copy_(torch.from_numpy(rounded.dequantized()))
             found.append(Loss(at, part, _kl(model, rows, wanted)))
             for weight, old in zip(weights, kept, strict=True):

@@ -39,6 +39,8 @@ def params(**changes: Any) -> Teacher:
         "styles": (),
         "call_samples": 1,
         "judge": "all",
+        "verify": "all",
+        "dev_styles_per_row": 2,
         "backoff_s": 0.02,
         "timeout_s": 20.0,
         "max_attempts": 3,

@@ -45,9 +45,10 @@ def trace(
     }  # fmt: skip
 
 
-def run(*traces, held_out=(), commands=(), student=None, **changes):
+def run(*traces, held_out=(), commands=(), student=None, read=(), **changes):
     settings = dataclasses.replace(PARAMS, **changes)
-    return curate(traces, HOME, settings, commands=commands, held_out=held_out, student=student)
+    kinds = {"commands": commands, "held_out": held_out, "student": student, "read": read}
+    return curate(traces, HOME, settings, **kinds)
 
 
 def reasons(result):
@@ -69,7 +70,6 @@ def test_a_good_rewrite_becomes_a_row_with_the_gold_call():
         (trace(0, calls=(GOLD, OTHER)), "not_vouched_by_call"),
         (trace(0, faithful=3), "not_vouched_by_judge"),
         (trace(0, natural=1), "not_vouched_by_judge"),
-        ({**trace(0), "grade": None}, "not_vouched_by_judge"),
         ({**trace(0), "grade": {"reason": "rejected: invalid"}}, "not_vouched_by_judge"),
         (trace(0, calls=(OTHER,), faithful=1), "not_vouched_by_call+judge"),
         (trace(0, status="rejected", reason="echo"), "echo"),
@@ -104,8 +104,13 @@ def test_any_two_of_three_verifiers_can_vouch():
 def test_impossible_verifiers_are_a_users_error():
     with pytest.raises(UserError, match="curate.min_votes: found 3"):
         run(trace(0), min_votes=3)
-    with pytest.raises(UserError, match="no blind call of any rewrite"):
-        run(trace(0, calls=()))
+    with pytest.raises(UserError, match="no blind call of 1 of 2 rewrites"):
+        run(trace(0), trace(1, calls=()))
+    with pytest.raises(UserError, match="1 of 2 rewrites have no grade"):
+        run(trace(0), {**trace(1), "grade": None})
+    # A judge of what the call agrees on was not asked about the rest.
+    unasked = {**trace(1, calls=(OTHER,)), "grade": None}
+    assert reasons(run(trace(0), unasked)) == ["not_vouched_by_call+judge"]
     with pytest.raises(UserError, match="no blind calls of a student"):
         run(trace(0), verifiers=("call", "student"))
 
@@ -113,6 +118,23 @@ def test_impossible_verifiers_are_a_users_error():
 def test_a_rewrite_whose_command_is_held_out_by_now_is_rejected():
     result = run(trace(0), held_out=["Set the den blinds to 30!"])
     assert reasons(result) == ["command_held_out"]
+
+
+def test_what_a_person_read_is_decided_by_them():
+    doubted, vouched, reworded = trace(0, calls=(OTHER,)), trace(1), trace(2, calls=(OTHER,))
+    read = [{**doubted, "right": True}, {**vouched, "right": False}]
+    read += [{**reworded, "text": "as it was worded before", "right": True}]
+    result = run(doubted, vouched, reworded, read=read)
+    assert [row["trace"] for row in result.accepted] == [doubted["id"]]
+    assert reasons(result) == ["read_and_wrong", "not_vouched_by_call"]
+    assert result.decided == (2, 1)
+    assert result.funnel == {"asked": 3, "valid": 3, "vouched": 1, "accepted": 1}
+
+
+def test_a_person_vouches_for_the_meaning_and_not_for_a_row_that_is_held_out():
+    text = "please put the kitchen lamp at 40"
+    found = run(trace(0, text=text), held_out=[text], read=[{**trace(0, text=text), "right": True}])
+    assert reasons(found) == ["near_duplicate_of_held_out"]
 
 
 def test_the_lower_grade_counts():
@@ -271,3 +293,14 @@ def test_precision_is_that_of_the_rewrites_a_person_read():
     assert nobody == dict.fromkeys(nobody, 0) and nobody.keys() >= {"read", "read_judge_right"}
     both = precision(traces, read, HOME, dataclasses.replace(PARAMS, min_votes=2))
     assert (both["read_accepted"], both["read_accepted_right"]) == (2, 1)
+
+
+def test_a_verifier_without_a_say_is_measured_if_it_spoke_of_all_that_was_read():
+    student = {trace(n)["id"]: call_from_json(GOLD) for n in (0, 1)}
+    settings = dataclasses.replace(PARAMS, verifiers=("student",), min_votes=1)
+    traces = [trace(0), trace(1, calls=(OTHER,)), {**trace(2), "calls": [], "grade": None}]
+    read = [{**t, "right": True} for t in traces]
+    found = precision(traces, read[:2], HOME, settings, student)
+    assert (found["read_call"], found["read_judge"], found["read_student"]) == (1, 2, 2)
+    assert found["read_accepted"] == 2  # nobody counts the calls
+    assert "read_call" not in precision(traces, read, HOME, settings, student)

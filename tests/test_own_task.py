@@ -35,7 +35,7 @@ def edit(path, old, new):
 
 
 def check(folder):
-    teacher = replace(PARAMS["teacher"], styles=(), call_samples=1, judge="all")
+    teacher = replace(PARAMS["teacher"], styles=(), verify="all")
     return check_task(folder.name, PARAMS["prepare"], teacher, folder.parent)
 
 

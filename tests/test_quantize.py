@@ -21,8 +21,8 @@ from supertiny.errors import UserError
 from supertiny.export import MAX_POSITIONS, export_onnx
 from supertiny.io import read_json, write_json
 from supertiny.params.quantize import Quantize
-from supertiny.quantize import _whole_blocks, matmul_nbits, quantize_onnx, round_graph, shares
-from supertiny.rounding import Rounded, round_to_nearest
+from supertiny.quantize import matmul_nbits, quantize_onnx, round_graph, shares
+from supertiny.rounding import Rounded, round_to_nearest, whole_blocks
 from supertiny.runtime import OnnxStudent
 from supertiny.sensitivity import Loss, most_sensitive, sensitivity
 
@@ -123,9 +123,9 @@ def test_rounding_to_nearest_is_off_by_half_a_step_at_most(bits, symmetric, bloc
 
 
 def test_whole_blocks_divide_a_row_and_a_width_that_has_none_is_refused():
-    assert [_whole_blocks(width, 128) for width in (576, 1280, 96, 16)] == [64, 128, 32, 16]
+    assert [whole_blocks(width, 128) for width in (576, 1280, 96, 16)] == [64, 128, 32, 16]
     with pytest.raises(UserError, match="a matrix has 24 columns"):
-        _whole_blocks(24, 128)
+        whole_blocks(24, 128)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -377,6 +377,9 @@ def test_sensitivity_finds_the_part_that_cannot_be_rounded_and_leaves_the_model_
     assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
     finer = sensitivity(model, rows, 8, 32, True)
     assert max(loss.kl for loss in finer) < max(loss.kl for loss in losses)
+    # Rows of 64 and 256 have no whole blocks of 48 but of 16, which is how 8 bits are stored.
+    assert sensitivity(model, rows, 8, 48, True) == sensitivity(model, rows, 8, 16, True)
+    assert sensitivity(model, rows, 4, 48, True) != sensitivity(model, rows, 4, 16, True)
 
 
 def test_ties_of_sensitivity_go_to_the_earlier_layer():

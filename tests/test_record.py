@@ -77,7 +77,7 @@ def set_teacher(folder, **values):
     path = folder / "params.yaml"
     params = yaml.safe_load(path.read_text())
     params["teacher"] |= {"train_rows": 16, "dev_rows": 8, "test_rows": 8, "styles": []}
-    params["teacher"] |= {"backend": "replay", "call_samples": 1, "judge": "all", **values}
+    params["teacher"] |= {"backend": "replay", "verify": "all", "dev_styles_per_row": 3, **values}
     path.write_text(yaml.safe_dump(params))
 
 

@@ -122,7 +122,8 @@ def curated(folder, asked=40):
     counts = {f"train_funnel_{name}": count for name, count in funnel.items()}
     counts |= {f"dev_funnel_{name}": 0 for name in FUNNEL} | {"test_accepted": 12}
     counts |= {"train_vouched_by_student": 25, "read": 11, "read_right": 8}
-    counts |= {"read_student": 9, "read_student_right": 7}
+    counts |= {"read_student": 9, "read_student_right": 7, "read_call": 6, "read_call_right": 5}
+    counts |= {"train_decided": 1400, "train_decided_right": 1013}
     write_json(folder / "curate.json", counts)
     write_tsv(
         folder / "curate.tsv",
@@ -150,9 +151,11 @@ def test_rewrites_are_counted_at_every_step_and_shown_with_their_reasons(html):
     for name, rows, share in steps:
         line = html.split(f'<th scope="row">{name}</th>')[1].split("</tr>")[0]
         assert f'<td class="number">{rows}</td>' in line and f"<span>{share}%</span>" in line
-    assert "A person read 11 rewrites of train and found 8 of them right" in text
-    line = html.split('<th scope="row">student</th>')[1].split("</tr>")[0]
-    assert re.findall(r">(\d+)<", line) == ["25", "9", "7"]
+    assert "Of 11 rewrites of train drawn at random, a person found 8 right." in text
+    assert "counts for 1,400 rewrites, 1,013 of them right" in text
+    row = '<tr><th scope="row">{}</th>' + '<td class="number">{}</td>' * 3
+    assert row.format("student", 25, 9, 7) in html
+    assert row.format("call", "-", 6, 5) in html  # has no say
     assert len(re.findall(r"please <b>dim</b> it to \d+", text)) == 20  # escaped, so still text
     assert text.count("missing_number: 7") == 20 and "Dim(brightness=1)" in text
 

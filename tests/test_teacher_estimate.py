@@ -49,6 +49,16 @@ def test_as_many_questions_are_asked_as_were_estimated(recorded):
     assert len(requests) == sum(by_step.values())
 
 
+def test_rows_that_nobody_verifies_lead_to_no_questions(tmp_path):
+    settings = params(styles_per_row=2, verify="read")
+    found = estimate(HOME, settings, QUERIES, tmp_path / "none.jsonl.gz")
+    assert {row.step: row.missing + row.behind for row in found} == {
+        "train rewrite": 2, "train call": 0, "train judge": 0,
+        "dev rewrite": 2, "dev call": 0, "dev judge": 0,
+        "test rewrite": 2, "test answers": 1,
+    }  # fmt: skip
+
+
 def test_a_recording_leaves_nothing_to_ask(recorded):
     settings, _, _, after = recorded
     assert [(row.missing, row.behind, row.usd) for row in after] == [(0, 0, 0)] * len(after)

@@ -52,7 +52,7 @@ def pipeline(tmp_path, answer, train=ROWS, **changes):
 
 def traces(tmp_path, answer, **changes):
     made, backend = pipeline(tmp_path, answer, **changes)
-    found = made.traces(ROWS, "train")
+    found = made.traces(ROWS, "train", [])
     made.asker.close()
     return found, backend
 
@@ -94,7 +94,7 @@ def test_a_call_is_shown_and_read_in_the_words_of_the_signatures(tmp_path):
         return good(ask)
 
     made, backend = pipeline(tmp_path, answer, train=train)
-    found = made.traces(ROWS, "train")
+    found = made.traces(ROWS, "train", [])
     made.asker.close()
     asked = [ask for ask in backend.asked if ask.request["function"]["name"] == "call"]
     assert '{"tool":"louder","arguments":{"step":5}}' in user(asked[0])
@@ -173,6 +173,28 @@ def test_calls_and_grades_can_be_left_out(tmp_path):
     assert all(trace["calls"] == [] and trace["grade"] is None for trace in found)
 
 
+def test_verifiers_can_be_measured_on_what_a_person_read_alone(tmp_path):
+    first, other = traces(tmp_path / "all", good)[0]
+    stale = {**other, "text": "as it was worded before"}
+    made, backend = pipeline(tmp_path / "read", good, verify="read")
+    found = made.traces(ROWS, "train", [first, stale])
+    made.asker.close()
+    assert found == [first, {**other, "calls": [], "grade": None}]
+    asked = [ask.request["function"]["name"] for ask in backend.asked]
+    assert sorted(asked) == ["call", "grade", "say", "say"]
+
+
+def test_dev_has_styles_of_its_own_number(tmp_path):
+    settings = params(backend="made_up", styles_per_row=2, dev_styles_per_row=5)
+    asker = Asker(make_backend(settings), RowStore(tmp_path / "rows"), Limits(settings))
+    made = Pipeline(HOME, RECIPE, settings, asker, ROWS)
+    found = {split: made.rewrites(ROWS, split) for split in ("train", "dev", "test")}
+    asker.close()
+    assert {split: len(rewrites) for split, rewrites in found.items()} == {
+        "train": 2, "dev": 5, "test": 2
+    }  # fmt: skip
+
+
 def test_samples_of_a_step_are_different_questions(tmp_path):
     found, backend = traces(tmp_path, good, samples=3, call_samples=2)
     assert len(found) == 6 and all(len(trace["calls"]) == 2 for trace in found)
@@ -203,7 +225,7 @@ def test_made_up_answers_fit_every_step_and_are_the_same_each_time(tmp_path):
         asker = Asker(make_backend(settings), store, Limits(settings))
         made = Pipeline(HOME, RECIPE, settings, asker, ROWS)
         rows = [{**ROWS[0], "query": "stop", "call": {"name": "HassNevermind", "arguments": {}}}]
-        runs.append(made.traces(rows, "train"))
+        runs.append(made.traces(rows, "train", []))
         asker.close()
     assert runs[0] == runs[1] and {t["status"] for t in runs[0]} == {"candidate"}
     assert len({t["text"] for t in runs[0]}) == 7

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from supertiny.params.core import param
 
+VERIFIERS = ("call", "judge", "student")
+
 
 @dataclass(frozen=True)
 class Curate:
@@ -12,7 +14,7 @@ class Curate:
     verifiers: tuple[str, ...] = param(
         "who is asked whether a rewrite means its gold call: the teacher's blind call, the judge, "
         "a student's blind call",
-        choices=("call", "judge", "student"),
+        choices=VERIFIERS,
     )
     min_votes: int = param("verifiers that must vouch for a row", ge=1)
     min_grade: int = param(
