@@ -54,7 +54,10 @@ def calibrated(source: Path, rows: Sequence[Encoded], params: Quantize) -> dict[
     names = sorted(name.removesuffix(_CODES) for name in tensors if name.endswith(_CODES))
     return {
         name: from_gptq(
-            tensors[name + _CODES], tensors[name + _ZEROS], tensors[name + _SCALES], params.block_size
+            tensors[name + _CODES],
+            tensors[name + _ZEROS],
+            tensors[name + _SCALES],
+            params.block_size,
         )
         for name in names
     }

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from supertiny.params.teacher import Teacher
-from supertiny.review import REVIEW, decisions
 from supertiny.task import Task
 from supertiny.teacher.asking import Answer
 from supertiny.teacher.limits import price
