@@ -165,7 +165,7 @@ def test_waiting_questions_make_one_batch(tiny_model, tmp_path, monkeypatch):
         return real(self, asks)
 
     monkeypatch.setattr(LocalModel, "answers", counted)
-    settings = params(backend="local", concurrency=8)
+    settings = params(backend="local", concurrency=1)  # which is for servers
     backend = LocalBackend(str(tiny_model), "fp32", batch_size=4, threads=1)
     store = RowStore(tmp_path / "rows.jsonl")
     asker = Asker(backend, store, Limits(settings))

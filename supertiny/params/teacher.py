@@ -51,7 +51,7 @@ class Teacher:
     )
     batch_size: int = param("rows generated at once (backend local)", ge=1)
     threads: int = param("CPU threads (backend local)", ge=1, le=256)
-    concurrency: int = param("calls in flight at once", ge=1)
+    concurrency: int = param("calls in flight at once (backend openai)", ge=1)
     requests_per_minute: int = param("0: no limit", ge=0)
     tokens_per_minute: int = param("prompt and answer together; 0: no limit", ge=0)
     max_attempts: int = param("calls for one row before it counts as failed", ge=1)

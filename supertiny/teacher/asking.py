@@ -27,6 +27,7 @@ STOPPED_CODE = 3  # exit code at a limit, or when calls got no answer
 INTERRUPTED_CODE = 130
 _GIVE_UP_AFTER = 20  # rows in a row without any answer: the server is down, not unlucky
 _LONGEST_BACKOFF = 120.0
+_BATCHES = 16  # that a model in this process can choose from
 _T = TypeVar("_T")
 
 
@@ -144,7 +145,7 @@ class _Round:
 
     async def run(self) -> None:
         with self.bar, _on_sigint(self._interrupted):
-            count = min(self.params.concurrency, len(self.queue))
+            count = min(self._in_flight(), len(self.queue))
             await asyncio.gather(*(self._work() for _ in range(count)))
         if self.stop_reason is not None:
             raise Stopped(*self.stop_reason)
@@ -153,6 +154,11 @@ class _Round:
                 f"{len(self.errors)} row(s) got no answer, the last: {self.errors[-1]}",
                 STOPPED_CODE,
             )
+
+    def _in_flight(self) -> int:
+        params = self.params
+        # A model in this process makes batches of those that start alike among what waits.
+        return params.batch_size * _BATCHES if params.backend == "local" else params.concurrency
 
     async def _work(self) -> None:
         while self.queue and not self.stopping.is_set():
