@@ -85,7 +85,7 @@ def _student_calls(
 ) -> dict[str, ToolCall | None]:
     if "student" not in params.verifiers or not traces:
         return {}
-    return student_calls(traces, task, STUDENT, params.max_new_tokens, params.batch_size)
+    return student_calls(traces, task, STUDENT, params)
 
 
 def _metrics(split: str, result: Curated) -> dict[str, int]:

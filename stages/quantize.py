@@ -10,7 +10,7 @@ unrounded, so it says nothing of how their errors add up.
 
 from pathlib import Path
 
-from supertiny.calibration import calibrated, load_model
+from supertiny.calibration import calibrated
 from supertiny.drafting import DRAFT_ROWS, learn_drafts
 from supertiny.encoding import encode
 from supertiny.export import parity, parity_queries
@@ -19,6 +19,7 @@ from supertiny.params.core import task_name
 from supertiny.params.quantize import Quantize
 from supertiny.quantize import BITS, quantize_onnx, shares
 from supertiny.runtime import spread
+from supertiny.scoring import load_fp32
 from supertiny.sensitivity import Loss, most_sensitive, sensitivity
 from supertiny.stage import one_argument, run_stage
 from supertiny.task import load_task
@@ -36,7 +37,7 @@ def main(params: Quantize) -> None:
     dev = spread(read_jsonl(QUERIES / "dev.jsonl"), params.sensitivity_rows)
     symmetric = params.symmetric or variant == "int8"
     losses = sensitivity(
-        load_model(SOURCE), encode(SOURCE, dev, task), BITS[variant], params.block_size, symmetric
+        load_fp32(SOURCE), encode(SOURCE, dev, task), BITS[variant], params.block_size, symmetric
     )
     train = read_jsonl("data/curated/train.jsonl")
     drafts = learn_drafts(SOURCE, spread(train, DRAFT_ROWS), task)

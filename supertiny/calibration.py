@@ -19,22 +19,10 @@ from supertiny.encoding import Encoded
 from supertiny.errors import UserError
 from supertiny.params.quantize import Quantize
 from supertiny.rounding import Rounded, from_gptq
+from supertiny.scoring import load_fp32
 
 _BATCH = 8  # rows of one AutoRound step
 _CODES, _ZEROS, _SCALES = ".qweight", ".qzeros", ".scales"  # of a layer, in the layout of GPTQ
-
-
-def load_model(source: Path) -> Any:
-    """The weights before rounding, fp32 on the CPU."""
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(
-        source,
-        dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-    ).eval()
 
 
 def calibrated(source: Path, rows: Sequence[Encoded], params: Quantize) -> dict[str, Rounded]:
@@ -50,7 +38,7 @@ def calibrated(source: Path, rows: Sequence[Encoded], params: Quantize) -> dict[
         raise UserError(f"quantize.method {params.method}: found no rows to calibrate on")
     torch.manual_seed(params.seed)
     sequences = [(prompt + answer)[: params.calibration_tokens] for prompt, answer in rows]
-    tensors = _METHODS[params.method](load_model(source), sequences, params)
+    tensors = _METHODS[params.method](load_fp32(source), sequences, params)
     names = sorted(name.removesuffix(_CODES) for name in tensors if name.endswith(_CODES))
     return {
         name: from_gptq(

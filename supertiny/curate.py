@@ -222,16 +222,16 @@ def mix(commands: Sequence[Row], rewrites: Sequence[Row], share: float) -> list[
 
 
 def student_calls(
-    traces: Sequence[Row], task: Task, model: Path, max_new_tokens: int, batch_size: int
+    traces: Sequence[Row], task: Task, model: Path, params: Curate
 ) -> dict[str, ToolCall | None]:
     """A trained student's blind call of each candidate by trace id; None where it is no legal call."""
     from supertiny.student import TorchStudent
 
     candidates = _candidates(traces)
-    student = TorchStudent(model, task)
+    student = TorchStudent(model, task, precision=params.precision)
     texts = [trace["text"] for trace in candidates]
     found: dict[str, ToolCall | None] = {}
-    answers = student.answers(texts, max_new_tokens, batch_size)
+    answers = student.answers(texts, params.max_new_tokens, params.batch_size)
     for trace, answer in zip(candidates, answers, strict=True):
         try:
             found[trace["id"]] = task.parse_call(answer, trace["text"])

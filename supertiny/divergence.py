@@ -12,6 +12,7 @@ from tqdm import tqdm
 from supertiny.calls import call_from_json
 from supertiny.conversation import question
 from supertiny.runtime import OnnxStudent
+from supertiny.scoring import load_fp32, logits_along
 from supertiny.task import Task
 
 
@@ -27,13 +28,12 @@ def divergence(
     """
     student = OnnxStudent(folder)
     pairs = [(student.encode(question(row)), _answer(student, row, task)) for row in rows]
-    wanted = _torch_logits(source, pairs)
+    wanted = logits_along(load_fp32(source), pairs, "divergence, torch")
     found: list[np.ndarray] = []
     same: list[np.ndarray] = []
-    for (prompt, answer), expected in zip(
-        tqdm(pairs, unit="row", desc="divergence, onnx", mininterval=1.0), wanted, strict=True
-    ):
-        logits = student.logits(prompt, answer)
+    progress = tqdm(pairs, unit="row", desc="divergence, onnx", mininterval=1.0)
+    for (prompt, answer), along in zip(progress, wanted, strict=True):
+        expected, logits = along.numpy(), student.logits(prompt, answer)
         found.append(kl(expected, logits))
         same.append(expected.argmax(-1) == logits.argmax(-1))
     values = np.concatenate(found)
@@ -61,23 +61,3 @@ def _answer(student: OnnxStudent, row: Mapping[str, Any], task: Task) -> list[in
     text = task.of(row).render_call(call_from_json(row["call"]))
     ids = student.tokenizer.encode(text, add_special_tokens=False).ids
     return [*ids, min(student.end_ids)]
-
-
-def _torch_logits(source: Path, pairs: Sequence[tuple[list[int], list[int]]]) -> list[np.ndarray]:
-    """Logits before each answer token, shape (answer tokens, vocabulary), a row at a time."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        source,
-        dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-    ).eval()
-    rows = []
-    with torch.inference_mode():
-        for prompt, answer in tqdm(pairs, unit="row", desc="divergence, torch", mininterval=1.0):
-            ids = torch.tensor([prompt + answer[:-1]])
-            rows.append(model(ids, logits_to_keep=len(answer)).logits[0].numpy())
-    return rows

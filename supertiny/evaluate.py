@@ -90,7 +90,7 @@ def torch_answers(task: Task, model: Path, queries: Sequence[Said], params: Eval
     """What a trained PyTorch student answers."""
     from supertiny.student import TorchStudent
 
-    student = TorchStudent(model, task, threads=params.threads)
+    student = TorchStudent(model, task, threads=params.threads, precision=params.precision)
     return student.answers(queries, params.max_new_tokens, params.batch_size)
 
 
@@ -105,7 +105,7 @@ def few_shot_answers(
     from supertiny.student import TorchStudent, choose_examples
 
     examples = choose_examples(train, params.few_shot)
-    student = TorchStudent(model, task, threads=params.threads, examples=examples)
+    student = TorchStudent(model, task, params.threads, examples, params.precision)
     return student.answers(queries, params.few_shot_max_new_tokens, params.batch_size)
 
 

@@ -21,6 +21,7 @@ from supertiny.errors import UserError
 from supertiny.io import read_json, write_json, write_text
 from supertiny.modelfolder import DRAFTS_FILE, TASK_FILES, TASK_FOLDER, check_folder, size_mb
 from supertiny.runtime import OnnxStudent, spread
+from supertiny.scoring import load_fp32, logits_along
 from supertiny.task import Task, load_task_folder
 
 MAX_POSITIONS = 1024  # of a task whose prompt is the query alone
@@ -129,70 +130,35 @@ def _complete(source: Path, built: Path, task: Task) -> None:
 def parity(
     source: Path, folder: Path, queries: Sequence[Said], max_new_tokens: int
 ) -> dict[str, Any]:
-    """Compare an ONNX folder with the fp32 PyTorch weights, one query at a time.
+    """Compare an ONNX folder with the fp32 PyTorch weights.
 
-    PyTorch answers every query before ONNX Runtime answers the first: the threads of the one spin
-    for a while after each step, and would take the cores from the other.
+    ONNX Runtime answers freely, one query at a time; PyTorch then reads query and answer at once.
+    Where its own first choice is the answer's token at each place, it would have answered the same.
 
     Returns:
         ``parity_rows``; ``greedy_identical``, the rows whose greedy token ids are the same and
         end at the same place; ``max_abs_logit_difference`` over the vocabulary, after the prompt
-        and after each token of PyTorch's own answer; ``size_mb``.
+        and after each token of the ONNX model's own answer; ``size_mb``.
     """
     student = OnnxStudent(folder)
-    prompts = [student.encode(query) for query in queries]
-    expected = _torch_answers(source, prompts, max_new_tokens)
+    rows, logits = [], []
+    # All of them first: its threads spin for a while after each step and would take PyTorch's cores.
+    for query in tqdm(queries, unit="query", desc="parity, onnx", mininterval=1.0):
+        prompt = student.encode(query)
+        logits.append(student.generate_with_logits(prompt, max_new_tokens)[1])
+        rows.append((prompt, logits[-1].argmax(-1).tolist()))
+    wanted = logits_along(load_fp32(source), rows, "parity, torch")
     identical, difference = 0, 0.0
-    progress = tqdm(prompts, unit="query", desc="parity, onnx", mininterval=1.0)
-    for prompt, (answer, wanted) in zip(progress, expected, strict=True):
-        found, logits = student.generate_with_logits(prompt, max_new_tokens)
-        same = found == student.until_end(answer) and len(logits) == len(answer)
-        if not same:  # later logits follow other tokens: ask again, along PyTorch's answer
-            logits = student.logits(prompt, answer)
-        identical += same
-        difference = max(difference, float(np.abs(logits - wanted).max()))
+    for (_, answer), found, along in zip(rows, logits, wanted, strict=True):
+        expected = along.numpy()
+        identical += expected.argmax(-1).tolist() == answer
+        difference = max(difference, float(np.abs(found - expected).max()))
     return {
         "parity_rows": len(queries),
         "greedy_identical": identical,
         "max_abs_logit_difference": float(f"{difference:.2g}"),
         "size_mb": size_mb(folder),
     }
-
-
-def _torch_answers(
-    source: Path, prompts: Sequence[list[int]], max_new_tokens: int
-) -> list[tuple[list[int], np.ndarray]]:
-    """Greedy answers of the weights before export, in fp32 on the CPU, one prompt at a time.
-
-    Returns:
-        Token ids of each answer, the end token included, and the logits each was chosen by, shape
-        (tokens, vocabulary): about 2 MB for an answer of ten tokens.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, DynamicCache
-
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        source,
-        dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-    ).eval()
-    ends = model.generation_config.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
-    answers = []
-    with torch.inference_mode():
-        for prompt in tqdm(prompts, unit="query", desc="parity, torch", mininterval=1.0):
-            cache = DynamicCache(config=model.config)
-            ids = list(prompt)
-            rows: list[np.ndarray] = []
-            while len(rows) < max_new_tokens and (not rows or ids[-1] not in ends):
-                new = torch.tensor([ids[cache.get_seq_length() :]])
-                step = model(new, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                rows.append(step.logits[0, -1].numpy())
-                ids.append(int(rows[-1].argmax()))
-            answers.append((ids[len(prompt) :], np.stack(rows)))
-    return answers
 
 
 def parity_queries(rows: Sequence[Mapping[str, Any]], count: int) -> list[Said]:

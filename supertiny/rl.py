@@ -35,6 +35,7 @@ from supertiny.errors import CallError, UserError
 from supertiny.io import read_json, replace_folder, write_json
 from supertiny.packing import IGNORED, PackedCollator, answer_logits
 from supertiny.params.rl import Rl
+from supertiny.precision import use_bf16
 from supertiny.rollouts import Group, Sampling, generator, grade, sample_groups
 from supertiny.student import TorchStudent
 from supertiny.task import Task
@@ -45,7 +46,6 @@ from supertiny.training import (
     freeze_layers,
     load_model,
     save_model,
-    use_bf16,
 )
 from supertiny.unsettled import least_likely, unsettled
 
@@ -156,6 +156,7 @@ class GroupTrainer(GRPOTrainer):
         # Of the groups sampled for this step, those that teach: TRL would let the KL term of the
         # others move the weights and count their tokens in the mean.
         size = self.params.group_size
+        _copy_weights(self.model, self.student)
         rows = [json.loads(row["row"]) for row in inputs[::size]]
         groups = sample_groups(
             self.student, rows, _sampling(self.params), len(rows), self._randomness()
@@ -248,6 +249,7 @@ class GroupTrainer(GRPOTrainer):
         """Exact match of the weights as they are on dev; picks the checkpoint."""
         # TRL logs what it has gathered for training when anything is logged in training mode.
         self.model.eval()
+        _copy_weights(self.model, self.student)
         metrics = {f"eval_{_DEV}": exact_match(self.student, self.dev, self.params)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
@@ -298,21 +300,20 @@ def _run_folder(
 
 
 def _load(base: Path, task: Task, params: Rl) -> tuple[PreTrainedModel, TorchStudent]:
-    """The model to train, and the same weights as a student that answers."""
+    """The model to train, and a student that answers with its weights."""
     policy = load_model(base)
     check_layers(base, params.frozen_layers, "rl.frozen_layers")
     freeze_layers(policy, params.frozen_layers)
-    student = TorchStudent(base, task)
+    student = TorchStudent(base, task, precision=params.precision)
     policy.to(student.device)
-    _share_weights(student, policy)
     return policy, student
 
 
-def _share_weights(student: TorchStudent, policy: PreTrainedModel) -> None:
-    # Training packs rows, answering caches keys: two kinds of attention, so two models, and one set
-    # of weights. An optimizer writes into them and puts no new ones in their place.
-    for own, trained in zip(student.model.parameters(), policy.parameters(), strict=True):
-        own.data = trained.data
+@torch.no_grad()
+def _copy_weights(policy: PreTrainedModel, student: TorchStudent) -> None:
+    # Training packs rows and keeps fp32 weights, answering caches keys and rounds them to bf16:
+    # two kinds of attention, so two models.
+    torch._foreach_copy_(list(student.model.parameters()), list(policy.parameters()))
 
 
 def _probe(
@@ -327,7 +328,8 @@ def _probe(
     if path.is_file():  # of a run that was killed
         kept = read_json(path)
         return [Group(**group) for group in kept["groups"]], kept["score"]
-    hard = least_likely(policy, rows, student.task, student.tokenizer, params.probe_rows)
+    with torch.autocast(student.device.type, torch.bfloat16, enabled=use_bf16(params.precision)):
+        hard = least_likely(policy, rows, student.task, student.tokenizer, params.probe_rows)
     randomness = generator(student.device, params.seed, _PROBING)
     groups = sample_groups(student, hard, _sampling(params), params.batch_size, randomness)
     score = exact_match(student, dev, params)

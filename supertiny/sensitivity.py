@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from supertiny.encoding import Encoded
 from supertiny.rounding import round_to_nearest, whole_blocks
+from supertiny.scoring import logits_along
 
 PARTS = {"attention": "self_attn", "feed_forward": "mlp"}  # name here, name of the layer's module
 
@@ -33,7 +34,7 @@ def sensitivity(
     layers = model.model.layers
     found = []
     with torch.inference_mode():
-        wanted = [_log_probabilities(model, row) for row in rows]
+        wanted = _log_probabilities(model, rows)
         places = [(at, part) for at in range(len(layers)) for part in PARTS]
         for at, part in tqdm(places, unit="part", desc="sensitivity", mininterval=1.0):
             module = getattr(layers[at], PARTS[part])
@@ -43,7 +44,7 @@ def sensitivity(
                 size = whole_blocks(weight.shape[1], block_size) if bits == 8 else block_size
                 rounded = round_to_nearest(weight.numpy(), bits, size, symmetric)
                 weight.copy_(torch.from_numpy(rounded.dequantized()))
-            found.append(Loss(at, part, _kl(model, rows, wanted)))
+            found.append(Loss(at, part, _kl(wanted, _log_probabilities(model, rows))))
             for weight, old in zip(weights, kept, strict=True):
                 weight.copy_(old)
     return found
@@ -55,16 +56,10 @@ def most_sensitive(losses: Sequence[Loss], count: int) -> set[tuple[int, str]]:
     return {(loss.layer, loss.part) for loss in ranked[:count]}
 
 
-def _log_probabilities(model: Any, row: Encoded) -> torch.Tensor:
-    prompt, answer = row
-    logits = model(torch.tensor([prompt + answer[:-1]]), logits_to_keep=len(answer)).logits[0]
-    return logits.log_softmax(-1)
+def _log_probabilities(model: Any, rows: Sequence[Encoded]) -> torch.Tensor:
+    """Of all rows' answer tokens, one after another: shape (answer tokens, vocabulary)."""
+    return torch.cat(logits_along(model, rows)).log_softmax(-1)
 
 
-def _kl(model: Any, rows: Sequence[Encoded], wanted: Sequence[torch.Tensor]) -> float:
-    total, tokens = 0.0, 0
-    for row, p in zip(rows, wanted, strict=True):
-        q = _log_probabilities(model, row)
-        total += float((p.exp() * (p - q)).sum())
-        tokens += len(p)
-    return float(f"{total / tokens:.4g}")
+def _kl(p: torch.Tensor, q: torch.Tensor) -> float:
+    return float(f"{float((p.exp() * (p - q)).sum()) / len(p):.4g}")

@@ -23,6 +23,7 @@ from supertiny.calls import call_from_json
 from supertiny.errors import UserError
 from supertiny.packing import IGNORED, PackedCollator, answer_logits
 from supertiny.params.sft import Sft
+from supertiny.precision import use_bf16
 from supertiny.task import Task
 from supertiny.training import (
     MarkComplete,
@@ -35,7 +36,6 @@ from supertiny.training import (
     loss_curve,
     save_model,
     several,
-    use_bf16,
 )
 
 Encoded = dict[str, list[int]]  # input_ids and labels of one row

@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from supertiny.calls import NO_CALL, call_from_json
 from supertiny.conversation import Said
+from supertiny.precision import use_bf16
 from supertiny.task import Task
 
 SEPARATOR = "\n\n"  # stands between examples: no query and no answer holds a blank line
@@ -28,13 +29,14 @@ _Prefix = list[tuple[torch.Tensor, torch.Tensor]]  # per layer: keys, values, (k
 
 
 class TorchStudent:
-    """A causal LM of `transformers` in fp32 that answers a task's queries greedily.
+    """A causal LM of `transformers` that answers a task's queries greedily.
 
     Args:
         folder: config, tokenizer and safetensors weights.
         threads: CPU threads for this whole process; None leaves torch's own choice.
         examples: rows with ``query`` and ``call`` to show before each query, for a model that was
             not trained for the task; it then also gets the tools' signatures.
+        precision: of the weights and all products: fp32, bf16, or auto for bf16 where it is fast.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class TorchStudent:
         task: Task,
         threads: int | None = None,
         examples: Sequence[Mapping[str, Any]] = (),
+        precision: str = "fp32",
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
@@ -52,7 +55,7 @@ class TorchStudent:
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder), **safe)
         model: Any = AutoModelForCausalLM.from_pretrained(
             str(folder),
-            dtype=torch.float32,
+            dtype=torch.bfloat16 if use_bf16(precision) else torch.float32,
             use_safetensors=True,
             attn_implementation=_ATTENTION,
             **safe,
@@ -169,7 +172,8 @@ class TorchStudent:
         causal = torch.ones(new, total, dtype=torch.bool).tril(total - new)
         hidden = ~(causal & visible[:, None, :])[:, None]
         # The lowest finite number and not -inf: a padding position sees nothing at all.
-        mask = torch.zeros(hidden.shape).masked_fill(hidden, torch.finfo(torch.float32).min)
+        dtype = self.model.dtype
+        mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)
         logits: torch.Tensor = self.model(
             input_ids=ids.to(self.device),
             attention_mask=mask.to(self.device),
@@ -179,7 +183,7 @@ class TorchStudent:
             logits_to_keep=1,
             shared_prefix=self.prefix if offset else None,
         ).logits
-        return logits[:, -1]
+        return logits[:, -1].float()
 
     def _forward(
         self, ids: torch.Tensor, visible: torch.Tensor, cache: DynamicCache, offset: int
@@ -213,7 +217,7 @@ def _shared_prefix_attention(
     kv_heads = key.shape[1]
     group = heads // kv_heads
     grouped = query.reshape(batch, kv_heads, group * new, width) * scaling
-    own = grouped @ key.transpose(2, 3) + attention_mask.repeat(1, 1, group, 1)
+    own = (grouped @ key.transpose(2, 3)).float() + attention_mask.repeat(1, 1, group, 1)
     # All rows of the batch meet the prefix in one product per head: it is read once.
     merged = grouped.transpose(0, 1).reshape(kv_heads, batch * group * new, width)
     far, far_total, far_top = (
@@ -223,14 +227,14 @@ def _shared_prefix_attention(
     top = torch.maximum(own.amax(-1, keepdim=True), far_top)
     own, far_weight = (own - top).exp_(), (far_top - top).exp_()
     total = own.sum(-1, keepdim=True) + far_total * far_weight
-    result = (own @ value + far * far_weight) / total
-    return result.view(batch, heads, new, width).transpose(1, 2), None
+    result = (own.to(value.dtype) @ value + far * far_weight) / total
+    return result.view(batch, heads, new, width).transpose(1, 2).to(query.dtype), None
 
 
 def _attend(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Softmax attention before its division: weighted values, sum of weights, highest score.
+    """Softmax attention before its division: weighted values, sum of weights, highest score; fp32.
 
     Shapes: query (kv heads, rows, width), keys and values (kv heads, P, width), results (kv heads,
     rows, width) and twice (kv heads, rows, 1).
@@ -239,10 +243,11 @@ def _attend(
     for head, key, value in zip(query, keys, values, strict=True):
         # Few rows at a time: the scores of one block stay in the CPU's cache.
         for block in head.split(_BLOCK_ROWS):
-            scores = block @ key.T
+            scores = (block @ key.T).float()
             top = scores.amax(-1, keepdim=True)
             scores = scores.sub_(top).exp_()
-            results.append((scores @ value, scores.sum(-1, keepdim=True), top))
+            product = (scores.to(value.dtype) @ value).float()
+            results.append((product, scores.sum(-1, keepdim=True), top))
     weighted, total, top = (torch.cat(parts) for parts in zip(*results, strict=True))
     return weighted, total, top
 

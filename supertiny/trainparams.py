@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from supertiny.params.core import param
+from supertiny.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class TrainParams:
     )
     precision: str = param(
         "auto: bf16 autocast over fp32 weights where the hardware multiplies bf16, else fp32",
-        choices=("auto", "bf16", "fp32"),
+        choices=PRECISIONS,
     )
     pad_to_multiple: int = param("a step's tokens are rounded up to a multiple of this", ge=1)
     save_steps: int = param("optimizer steps between checkpoints", ge=1)

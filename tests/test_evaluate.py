@@ -22,7 +22,10 @@ from supertiny.params.evaluate import Evaluate
 from supertiny.queries import read_queries
 from supertiny.task import load_task
 
-PARAMS = Evaluate(batch_size=4, max_new_tokens=40, threads=1, few_shot=3, few_shot_max_new_tokens=5)
+PARAMS = Evaluate(
+    batch_size=4, max_new_tokens=40, threads=1, few_shot=3, few_shot_max_new_tokens=5,
+    precision="fp32",
+)  # fmt: skip
 ROWS = [
     {"id": f"q{i}", "source": "template", "template": "", "slices": ["clean"], **lesson,
      "query": lesson["query"].lower()}

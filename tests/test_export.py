@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import LESSONS, files
-from transformers import LlamaForCausalLM
+from transformers import LlamaModel
 
 from supertiny.drafting import Drafts
 from supertiny.errors import UserError
@@ -53,20 +53,21 @@ def test_logits_of_a_free_run_are_those_its_tokens_were_chosen_by(taught_onnx, l
     assert np.array_equal(logits, student.logits(prompt, chosen))
 
 
-def test_torch_has_given_every_answer_before_onnx_gives_the_first(
+def test_onnx_has_given_every_answer_before_torch_reads_the_first(
     taught_model, taught_onnx, monkeypatch
 ):
     order = []
-    forward, free = LlamaForCausalLM.forward, OnnxStudent.generate_with_logits
+    forward, free = LlamaModel.forward, OnnxStudent.generate_with_logits
     monkeypatch.setattr(
-        LlamaForCausalLM, "forward", lambda *a, **k: order.append("torch") or forward(*a, **k)
+        LlamaModel, "forward", lambda *a, **k: order.append("torch") or forward(*a, **k)
     )
     monkeypatch.setattr(
         OnnxStudent, "generate_with_logits", lambda *a: order.append("onnx") or free(*a)
     )
     parity(taught_model, taught_onnx, QUERIES, 24)
-    assert order == sorted(order, reverse=True)
-    assert order.count("onnx") == len(QUERIES) < order.count("torch")
+    assert order == sorted(order)
+    assert order.count("onnx") == len(QUERIES)
+    assert order.count("torch") > 0
 
 
 def test_two_exports_have_the_same_bytes_and_no_path(tiny_model, tiny_onnx, lamps, tmp_path):

@@ -14,7 +14,7 @@ from conftest import LESSONS, files
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
-from supertiny.calibration import calibrated, load_model
+from supertiny.calibration import calibrated
 from supertiny.calls import call_from_json
 from supertiny.encoding import encode
 from supertiny.errors import UserError
@@ -24,6 +24,7 @@ from supertiny.params.quantize import Quantize
 from supertiny.quantize import matmul_nbits, quantize_onnx, round_graph, shares
 from supertiny.rounding import Rounded, round_to_nearest, whole_blocks
 from supertiny.runtime import OnnxStudent
+from supertiny.scoring import load_fp32
 from supertiny.sensitivity import Loss, most_sensitive, sensitivity
 
 PARAMS = Quantize(
@@ -185,12 +186,12 @@ def test_calibration_beats_rounding_to_nearest_on_the_rows_it_saw(
     found = (
         learned if method == "autoround" else calibrated(taught_model, rows, changed(method=method))
     )
-    model = load_model(taught_model)
+    model = load_fp32(taught_model)
     names = [name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
     assert set(found) == {name for name in names if name != "lm_head"}
 
     def loss(rounded: dict[str, Rounded]) -> float:
-        model = load_model(taught_model)
+        model = load_fp32(taught_model)
         for name, weight in rounded.items():
             model.get_submodule(name).weight.data = torch.from_numpy(weight.dequantized())
         total = 0.0
@@ -216,7 +217,7 @@ def test_a_row_that_ends_in_part_of_a_block_is_stored_as_it_was_rounded(
     params = changed(method=method, block_size=128, iterations=2)
     weights = {
         name: module.weight.detach().numpy()
-        for name, module in load_model(taught_model).named_modules()
+        for name, module in load_fp32(taught_model).named_modules()
         if name.endswith(("down_proj", "o_proj"))
     }
     assert {weight.shape[1] % 128 for weight in weights.values()} != {0}
@@ -232,7 +233,7 @@ def test_a_row_that_ends_in_part_of_a_block_is_stored_as_it_was_rounded(
     student = OnnxStudent(folder)
     prompt = student.encode(QUERIES[3])
     with torch.inference_mode():
-        wanted = load_model(taught_model)(torch.tensor([prompt])).logits[0, -1].numpy()
+        wanted = load_fp32(taught_model)(torch.tensor([prompt])).logits[0, -1].numpy()
     assert np.corrcoef(student.logits(prompt, [5])[0], wanted)[0, 1] > 0.9
 
 
@@ -254,7 +255,7 @@ def test_no_rows_to_calibrate_on_is_a_users_mistake(taught_model):
 def test_the_file_is_as_large_as_its_parameters_promise(variant, bits, taught_model, request):
     folder = request.getfixturevalue(f"taught_{variant}")
     config = read_json(taught_model / "config.json")
-    model = load_model(taught_model)
+    model = load_fp32(taught_model)
     table = model.get_input_embeddings().weight.numel()
     linear = sum(p.numel() for name, p in model.named_parameters() if "proj" in name)
     positions = MAX_POSITIONS * config["hidden_size"]
@@ -272,7 +273,7 @@ def test_the_shares_of_the_file_add_up_to_it(taught_int4, taught_model):
     assert len(parts) == 5 and min(parts) > 0
     assert found["size_mb"] == pytest.approx(sum(parts), abs=1e-9)
     assert found["size_mb"] == pytest.approx(whole / 1e6, abs=0.003)
-    model = load_model(taught_model)
+    model = load_fp32(taught_model)
     table = model.get_input_embeddings().weight.numel()
     assert found["mb_embedding"] == pytest.approx(table * 9 / 8 / 1e6, abs=0.002)
     ff = sum(p.numel() for name, p in model.named_parameters() if ".mlp." in name)
@@ -321,7 +322,7 @@ def test_a_tied_head_is_stored_once_and_an_untied_one_apart(bits, tied, request,
     params = changed(embedding_bits=bits)
     folder = rounded_copy(unrounded, tmp_path / "onnx", "int4", params)
     assert ("model.embed_tokens.codes" in tensors(folder)) != tied
-    weights = load_model(request.getfixturevalue(source))
+    weights = load_fp32(request.getfixturevalue(source))
     table = weights.get_input_embeddings().weight.detach().numpy()
     head = in_file(folder, "lm_head", bits)
     assert np.abs(head - (1 if tied else 2) * table).max() < 2**-bits * 2 * np.abs(head).max()
@@ -363,7 +364,7 @@ def test_kept_parts_are_in_8_bits_and_the_others_are_not(unrounded, learned, tmp
 def test_sensitivity_finds_the_part_that_cannot_be_rounded_and_leaves_the_model_alone(
     taught_model, rows
 ):
-    model = load_model(taught_model)
+    model = load_fp32(taught_model)
     weight = model.model.layers[1].mlp.down_proj.weight
     with torch.no_grad():
         weight[:, ::32] *= 40  # blocks whose other weights are lost beside their largest

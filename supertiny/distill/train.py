@@ -21,6 +21,7 @@ from supertiny.errors import UserError
 from supertiny.io import replace_folder
 from supertiny.packing import IGNORED, PackedCollator, answer_logits
 from supertiny.params.distill import Distill
+from supertiny.precision import use_bf16
 from supertiny.sft import AnswerLossTrainer
 from supertiny.training import (
     MarkComplete,
@@ -32,7 +33,6 @@ from supertiny.training import (
     load_model,
     loss_curve,
     several,
-    use_bf16,
 )
 
 _TERMS = ("forward_kl", "tail", "cross_entropy")

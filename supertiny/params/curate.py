@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from supertiny.params.core import param
+from supertiny.precision import PRECISIONS
 
 VERIFIERS = ("call", "judge", "student")
 
@@ -28,6 +29,10 @@ class Curate:
     )
     max_new_tokens: int = param("tokens a student's blind call may take", ge=1)
     batch_size: int = param("rewrites a student answers at once", ge=1)
+    precision: str = param(
+        "of the student. auto: bf16 where the hardware multiplies it, else fp32",
+        choices=PRECISIONS,
+    )
     max_similarity: float = param(
         "token-set Jaccard similarity from which two inputs count as near-duplicates", ge=0, le=1
     )

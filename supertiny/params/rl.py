@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from supertiny.params.core import param
+from supertiny.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Rl:
     )
     precision: str = param(
         "auto: bf16 autocast over fp32 weights where the hardware multiplies bf16, else fp32",
-        choices=("auto", "bf16", "fp32"),
+        choices=PRECISIONS,
     )
     dev_rows: int = param("dev rows whose exact match picks the checkpoint, the first ones", ge=1)
     eval_steps: int = param("optimizer steps between checkpoints, each measured on dev", ge=1)
