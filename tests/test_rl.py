@@ -256,14 +256,15 @@ def test_log_probabilities_and_gradients_are_those_of_each_row_alone(
         torch.testing.assert_close(weight.grad, wanted[name].grad, rtol=1e-3, atol=1e-4)
 
 
-def test_the_reward_grows_and_the_better_model_ships(train, undecided, lamps):
-    outcome, out = train(steps=20, patience=10, learning_rate=3e-4)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_reward_grows_and_the_better_model_ships(train, undecided, lamps, precision):
+    outcome, out = train(steps=20, patience=10, learning_rate=3e-4, precision=precision)
     metrics = outcome.metrics
     assert metrics["kept_sft"] == 0 and metrics["best_step"] > 0
     rewards = [point["reward"] for point in outcome.curve[1:]]  # of a few samples each, so noisy
     assert statistics.fmean(rewards[-8:]) > statistics.fmean(rewards[:2]) + 0.1
     assert metrics["best_dev_exact_match"] > metrics["sft_dev_exact_match"]
-    shipped = rl.exact_match(TorchStudent(out, lamps), ROWS, PARAMS)
+    shipped = rl.exact_match(TorchStudent(out, lamps, precision=precision), ROWS, PARAMS)
     assert shipped == metrics["best_dev_exact_match"], "not the checkpoint that was measured"
     measured = {
         p["step"]: p["dev_exact_match"] for p in outcome.curve if p["dev_exact_match"] != ""

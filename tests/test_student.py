@@ -97,6 +97,34 @@ def test_a_finished_row_leaves_the_batch(taught_model, lamps, monkeypatch):
     assert len(sizes) < 40
 
 
+@pytest.mark.parametrize("shown", [0, 3])
+def test_bf16_changes_logits_by_no_more_than_its_rounding(taught_model, lamps, examples, shown):
+    exact, rounded = (
+        TorchStudent(taught_model, lamps, examples=examples[:shown], precision=precision)
+        for precision in ("fp32", "bf16")
+    )
+    assert {weight.dtype for weight in rounded.model.parameters()} == {torch.bfloat16}
+    found = []
+    for student in (exact, rounded):
+        student._compute_prefix()
+        ids = torch.tensor([student._encode(student.prompt(QUERIES[1]))])
+        visible = torch.ones(ids.shape, dtype=torch.bool)
+        with torch.inference_mode():
+            found.append(student.next_logits(ids, visible, DynamicCache(), student.prefix_length))
+    assert found[1].dtype == torch.float32
+    difference = (found[0] - found[1]).abs().max() / found[0].abs().max()
+    assert 0 < difference < 0.05
+
+
+def test_a_taught_model_answers_the_same_in_bf16(taught_model, lamps):
+    queries = [row["query"] for row in LESSONS]
+    exact, rounded = (
+        TorchStudent(taught_model, lamps, precision=precision).answers(queries, 40, 6)
+        for precision in ("fp32", "bf16")
+    )
+    assert rounded == exact
+
+
 def test_the_shared_prefix_gives_the_same_answers_as_the_full_prompt(
     sharp_model, lamps, examples, monkeypatch
 ):
