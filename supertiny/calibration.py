@@ -7,6 +7,7 @@ each block's range is clipped, so that the layer's output on the rows stays what
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from supertiny.encoding import Encoded
 from supertiny.errors import UserError
 from supertiny.params.quantize import Quantize
+from supertiny.precision import use_bf16
 from supertiny.rounding import Rounded, from_gptq
 from supertiny.scoring import load_fp32
 
@@ -72,7 +74,7 @@ def _autoround(
             seqlen=width,
             batch_size=min(_BATCH, len(sequences)),
             seed=params.seed,
-            amp=False,
+            amp=use_bf16(params.precision),
             device_map="cpu",
             export_format="auto_gptq",
             output_dir=folder,
@@ -84,7 +86,13 @@ def _autoround(
                 input_ids=torch.tensor([sequence + [end] * gap]),
                 attention_mask=torch.tensor([[1] * len(sequence) + [0] * gap]),
             )
-        done = convert(prepared)
+        # It collects garbage several times a layer, and looking each time through the modules and
+        # rows that are there already, none of them garbage, takes as long as the rounding itself.
+        gc.freeze()
+        try:
+            done = convert(prepared)
+        finally:
+            gc.unfreeze()
         tensors: dict[str, np.ndarray] = {}
         for file in sorted(Path(done.name_or_path).glob("*.safetensors")):
             with safe_open(file, "numpy") as opened:

@@ -38,6 +38,7 @@ PARAMS = Quantize(
     calibration_rows=6,
     calibration_tokens=32,
     iterations=20,
+    precision="fp32",
     seed=1,
     parity_rows=1,
     max_new_tokens=8,
@@ -178,14 +179,14 @@ def test_the_file_holds_autorounds_weights_and_not_others(taught_int4, learned):
             assert np.array_equal(in_file(taught_int4, name, 4), weight), name
 
 
-@pytest.mark.parametrize("method", ["autoround", "gptq"])
+@pytest.mark.parametrize(
+    ("method", "precision"), [("autoround", "fp32"), ("autoround", "bf16"), ("gptq", "fp32")]
+)
 def test_calibration_beats_rounding_to_nearest_on_the_rows_it_saw(
-    method, taught_model, rows, learned
+    method, precision, taught_model, rows
 ):
     """And so the weights that come back are near the model's own, rows and columns in order."""
-    found = (
-        learned if method == "autoround" else calibrated(taught_model, rows, changed(method=method))
-    )
+    found = calibrated(taught_model, rows, changed(method=method, precision=precision))
     model = load_fp32(taught_model)
     names = [name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
     assert set(found) == {name for name in names if name != "lm_head"}

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from supertiny.params.core import param
+from supertiny.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Quantize:
     calibration_rows: int = param("train rows, spread evenly, that autoround and gptq see", ge=1)
     calibration_tokens: int = param("of each of them, prompt and answer, at most", ge=8)
     iterations: int = param("autoround steps a layer", ge=1)
+    precision: str = param(
+        "of autoround's matrix products, not of the model's: fp32, bf16, or auto for bf16 where it is "
+        "fast",
+        choices=PRECISIONS,
+    )
     seed: int = param("of autoround", ge=0)
     parity_rows: int = param("test inputs, spread evenly, on which the two are compared", ge=1)
     max_new_tokens: int = param("longest answer compared, in tokens", ge=1, le=512)
