@@ -46,6 +46,7 @@ def main(params: Curate) -> None:
     queries = {split: [row["query"] for row in found] for split, found in rows.items()}
     rewrites = {"test": apply_review(read_jsonl(TEACHER / "test.jsonl"), decisions(task, REVIEW))}
     read = decisions(task, READ)
+    decided = [*read, *decisions(task, DOUBTED)]
     held_out = queries["test"] + [row["query"] for row in rewrites["test"]]
     metrics: dict[str, int] = {}
     tables: list[list[object]] = []
@@ -60,7 +61,7 @@ def main(params: Curate) -> None:
             commands=queries[split],
             held_out=unseen,
             student=student,
-            read=[*read, *decisions(task, DOUBTED)],
+            read=decided,
         )
         if split == "train":
             metrics |= precision(traces, read, task, params, student)

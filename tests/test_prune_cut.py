@@ -8,7 +8,7 @@ from conftest import LESSONS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from supertiny.errors import UserError
-from supertiny.io import read_json
+from supertiny.io import read_json, sha256_file
 from supertiny.packing import ATTENTION
 from supertiny.params.prune import Prune
 from supertiny.prune.checkpoint import KEPT_TOKENS
@@ -17,7 +17,7 @@ from supertiny.student import TorchStudent
 
 WHOLE = Prune(
     target_params=10**9, vocabulary_floors=(50,), layers=(2,), widths=(256,), measure_rows=100,
-    batch_rows=3,
+    batch_rows=3, precision="fp32",
 )  # fmt: skip
 ROWS = [{"id": str(at), **lesson} for at, lesson in enumerate(LESSONS)]
 QUERIES = {"train": ROWS, "dev": ROWS, "test": ROWS}
@@ -26,6 +26,23 @@ QUERIES = {"train": ROWS, "dev": ROWS, "test": ROWS}
 def loaded(folder):
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=ATTENTION)
     return model, AutoTokenizer.from_pretrained(folder)
+
+
+def test_measuring_in_bf16_changes_the_measure_and_not_the_weights(taught_model, lamps, tmp_path):
+    exact, rough = (
+        prune(
+            taught_model,
+            QUERIES,
+            lamps,
+            dataclasses.replace(WHOLE, precision=name),
+            tmp_path / name,
+        )
+        for name in ("fp32", "bf16")
+    )
+    losses = [result.tried[0].score for result in (exact, rough)]
+    assert losses[0] != losses[1] and math.isclose(*losses, rel_tol=0.1, abs_tol=0.05)
+    weights = [sha256_file(tmp_path / name / "model.safetensors") for name in ("fp32", "bf16")]
+    assert weights[0] == weights[1]
 
 
 def test_fewer_tokens_alone_change_no_answer_and_no_loss(taught_model, lamps, tmp_path):

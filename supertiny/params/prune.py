@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from supertiny.params.core import param
+from supertiny.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -19,3 +20,8 @@ class Prune:
     widths: tuple[int, ...] = param("feed-forward widths to try", ge=1)
     measure_rows: int = param("dev rows that importance and the search are measured on", ge=1)
     batch_rows: int = param("rows that go through the model at once", ge=1)
+    precision: str = param(
+        "auto: the mixes are measured with bf16 weights where the hardware multiplies bf16, "
+        "else fp32; what is written is fp32",
+        choices=PRECISIONS,
+    )

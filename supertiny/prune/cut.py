@@ -22,6 +22,7 @@ from supertiny.calls import call_from_json, render_value
 from supertiny.errors import UserError
 from supertiny.packing import ATTENTION, PackedCollator
 from supertiny.params.prune import Prune
+from supertiny.precision import use_bf16
 from supertiny.prune import checkpoint, layers, vocabulary
 from supertiny.prune.search import Mix, Scored, mixes, search
 from supertiny.prune.size import count_parameters
@@ -74,8 +75,10 @@ def prune(
     subsets = _subsets(source, whole, task_texts(task, queries["train"]), params.vocabulary_floors)
     influence, importance = _importance(source, dev, task, whole, params.batch_rows)
     model = _load(source, ATTENTION)
+    # The weights that are only measured; those that are written stay fp32.
+    probe = copy.deepcopy(model).bfloat16() if use_bf16(params.precision) else model
 
-    def cut(mix: Mix) -> PreTrainedModel:
+    def cut(model: PreTrainedModel, mix: Mix) -> PreTrainedModel:
         result = copy.deepcopy(model)
         kept = layers.keep_layers(influence, mix.layers)
         vocabulary.cut_embedding(result, subsets[mix.vocabulary].kept)
@@ -84,12 +87,14 @@ def prune(
         return result
 
     def loss(mix: Mix) -> float:
-        return answer_loss(cut(mix), dev, task, subsets[mix.vocabulary].fast, params.batch_rows)
+        return answer_loss(
+            cut(probe, mix), dev, task, subsets[mix.vocabulary].fast, params.batch_rows
+        )
 
     fitting = mixes(model.config, params.target_params, list(subsets), params.layers, params.widths)
     chosen, tried = search(model.config, fitting, lambda mix: -loss(mix))
     subset = subsets[chosen.vocabulary]
-    checkpoint.save(cut(chosen), subset.tokenizer, source, subset.kept, out)
+    checkpoint.save(cut(model, chosen), subset.tokenizer, source, subset.kept, out)
     texts = {
         name: [task.of(row).render_prompt(row["query"]) for row in rows]
         for name, rows in queries.items()
@@ -104,7 +109,7 @@ def prune(
         "layers": chosen.layers,
         "width_before": config.intermediate_size,
         "width": chosen.width,
-        "dev_loss_before": round(answer_loss(model, dev, task, whole, params.batch_rows), 4),
+        "dev_loss_before": round(answer_loss(probe, dev, task, whole, params.batch_rows), 4),
         "dev_loss": round(-max(row.score for row in tried), 4),
     }
     for name in ("dev", "test"):
