@@ -21,7 +21,7 @@ SHOWN = 30  # accepted rows, and as many rejected ones
 _STEPS = {  # those of the funnel of `supertiny.curate`, in words
     "asked": "asked for",
     "valid": "fits the function and the rules",
-    "vouched": "enough verifiers, or a person, vouch for it",
+    "vouched": "enough verifiers, or a reader, vouch for it",
     "accepted": "accepted: and no other row says it",
 }
 
@@ -39,7 +39,7 @@ class Step:
 @dataclass(frozen=True)
 class Verifier:
     """Who vouched for how many usable rewrites of train, None if it has no say there, and on those
-    that a person read for how many, and how many of these were right."""
+    that were read for how many, and how many of these were right."""
 
     name: str
     vouched: int | None
@@ -64,11 +64,11 @@ class Quality:
 
     Attributes:
         funnels: steps by split.
-        read: rewrites, drawn at random, that a person read, and how many of them are right.
-        decided: all rewrites of train on which a person's word counted, and how many are right.
+        read: rewrites, drawn at random, that were read, and how many of them are right.
+        decided: all rewrites of train on which a reader's word counted, and how many are right.
         groups: rows of metrics/curate.tsv, by style and by tool.
         lengths: ``(style, rewrites, median words of a command, of its rewrite)``, accepted ones.
-        reviewed: test rewrites that a person kept.
+        reviewed: test rewrites that a reader kept.
     """
 
     funnels: Mapping[str, Sequence[Step]]

@@ -70,27 +70,17 @@ def answer_losses(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def hardest(
-    rows: list[Encoded],
-    score: Callable[[list[Encoded]], list[float]],
-    size: int,
-    easy: float,
-    multiple: int = 1,
+    rows: list[Encoded], score: Callable[[list[Encoded]], list[float]], size: int, easy: float
 ) -> tuple[list[Encoded], list[float]]:
     """``size`` of the rows, in order: those with the highest losses, and all losses asked for.
 
     Late in a run two rows of three have nothing left to teach, and scoring one costs a third of
-    training on it (Selective-Backprop, arXiv 1910.00762). Rows are scored only until ``size`` of
-    them have a loss of at least ``easy``: first ``size``, then as many as should hold the rest.
-
-    Args:
-        multiple: of which the number of rows scored at once is one.
+    training on it (Selective-Backprop, arXiv 1910.00762). Rows are scored ``size`` at a time, and
+    only until ``size`` of them have a loss of at least ``easy``.
     """
-    losses = score(rows[:size])
-    while len(losses) < len(rows) and (hard := sum(loss >= easy for loss in losses)) < size:
-        expected = (size - hard) * len(losses) / max(hard, 1)
-        # A few rows at a time cost more than they can save.
-        more = math.ceil(max(expected, size / 4) / multiple) * multiple
-        losses += score(rows[len(losses) : len(losses) + more])
+    losses: list[float] = []
+    while len(losses) < len(rows) and sum(loss >= easy for loss in losses) < size:
+        losses += score(rows[len(losses) : len(losses) + size])
     ranked = sorted(range(len(losses)), key=lambda index: -losses[index])
     return [rows[index] for index in sorted(ranked[:size])], losses
 
@@ -137,7 +127,7 @@ class AnswerLossTrainer(SFTTrainer):
             return gather_object([answer.sum().item() for answer in answers])
 
         size, easy = self.params.batch_size, self.params.easy_loss
-        picked, losses = hardest(rows, score, size, easy, self.accelerator.num_processes)
+        picked, losses = hardest(rows, score, size, easy)
         # The first rows scored were not picked for anything: theirs is the loss of a new row.
         first = rows[:size]
         unseen = sum(losses[: len(first)]) / sum(map(answer_length, first))

@@ -146,12 +146,12 @@ def page(lamps, folder, wrong=MANY):
 
 def test_rewrites_are_counted_at_every_step_and_shown_with_their_reasons(html):
     text = Tree(html).text
-    assert "Rewrites of test commands were read by a person, who kept 12" in text
+    assert "Rewrites of test commands were read one by one and 12 kept" in text
     steps = [("asked for", 40, "100.0"), ("fits the function and the rules", 30, "75.0")]
     for name, rows, share in steps:
         line = html.split(f'<th scope="row">{name}</th>')[1].split("</tr>")[0]
         assert f'<td class="number">{rows}</td>' in line and f"<span>{share}%</span>" in line
-    assert "Of 11 rewrites of train drawn at random, a person found 8 right." in text
+    assert "Of 11 rewrites of train drawn at random and read, 8 are right." in text
     assert "counts for 1,400 rewrites, 1,013 of them right" in text
     row = '<tr><th scope="row">{}</th>' + '<td class="number">{}</td>' * 3
     assert row.format("student", 25, 9, 7) in html

@@ -277,12 +277,6 @@ def test_a_step_trains_on_the_hardest_candidates_and_scores_no_more_than_it_must
     assert picked == [0.7, 3] and len(losses) == 6, (
         "too few hard rows: all scored, the hardest taken"
     )
-    asked.clear()
-    hardest([0, 0, 9, 0, *[0, 9] * 8], score, size=4, easy=1)
-    assert [len(rows) for rows in asked] == [4, 12], "one in four was hard: three need twelve more"
-    asked.clear()
-    hardest([9, 9, 9, 9, 9, 9, 9, 0, *[9] * 8], score, size=8, easy=1, multiple=3)
-    assert [len(rows) for rows in asked] == [8, 3], "a quarter of the first, as a multiple of three"
 
 
 def test_the_curve_tells_the_loss_on_unseen_rows_from_that_on_the_rows_picked(undisturbed):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from supertiny.params.core import param
+from supertiny.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Teacher:
     path: str = param("folder with safetensors, or a .gguf file (backend local)")
     precision: str = param(
         "auto: bf16 where the hardware multiplies it, else fp32 (backend local)",
-        choices=("auto", "bf16", "fp32"),
+        choices=PRECISIONS,
     )
     batch_size: int = param("rows generated at once (backend local)", ge=1)
     threads: int = param("CPU threads (backend local)", ge=1, le=256)

@@ -18,6 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GgufConfig
 
 from supertiny.errors import UserError
+from supertiny.precision import use_bf16
 from supertiny.teacher import prefix
 from supertiny.teacher.functions import balanced_object
 from supertiny.teacher.messages import Ask, Response
@@ -107,7 +108,11 @@ class LocalModel:
             str(folder), **safe, **tokenizer_options
         )
         model: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=_dtype(precision), attn_implementation=prefix.NAME, **safe, **options
+            str(folder),
+            dtype=torch.bfloat16 if use_bf16(precision) else torch.float32,
+            attn_implementation=prefix.NAME,
+            **safe,
+            **options,
         )
         self.model = model.to(self.device).eval()
         self._ends = _end_tokens(self.tokenizer, self.model)
@@ -226,14 +231,6 @@ class LocalModel:
     def _text(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         return text
-
-
-def _dtype(precision: str) -> torch.dtype:
-    if precision == "auto":
-        has = torch.cpu.get_capabilities()
-        fast = torch.cuda.is_available() or has.get("amx_bf16") or has.get("avx512_bf16")
-        return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 def _end_tokens(tokenizer: Any, model: Any) -> frozenset[int]:
