@@ -176,15 +176,8 @@ def to_gguf(converter: Path, work: Path, kind: str) -> Path:
     """The tiny model by llama.cpp's converter and quantizer."""
     plain, path = work / "tiny-f32.gguf", work / f"tiny-{kind}.gguf"
     if not plain.exists():
-        # It knows tokenizers by a hash over what they make of one text, which a smaller vocabulary
-        # changes; how text is split before is SmolLM2's.
-        code = (
-            "import sys; from pathlib import Path; sys.path.insert(0, str(Path(sys.argv[1]).parent));"
-            "sys.path.insert(0, str(Path(sys.argv[1]).parent / 'gguf-py'));"
-            "from conversion import base; base.TextModel.get_vocab_base_pre = lambda *_: 'smollm';"
-            "sys.argv = sys.argv[1:]; import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
-        )
-        line = [sys.executable, "-c", code, converter, TINY, "--outfile", plain, "--outtype", "f32"]
+        script = Path(__file__).with_name("to_gguf.py")
+        line = [sys.executable, script, converter, TINY, plain]
         subprocess.run([str(word) for word in line], check=True)
     if not path.exists():
         import llama_cpp

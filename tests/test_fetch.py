@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -134,6 +135,33 @@ def test_generation_config_is_plain_greedy_with_the_tokenizers_ids(hub, publishe
         values = json.loads((tmp_path / "base" / name).read_text())
         assert [values[f"{kind}_token_id"] for kind in ("bos", "eos", "pad")] == [1, 2, 2]
     assert not {"do_sample", "temperature", "repetition_penalty"} & values.keys()
+
+
+@pytest.mark.parametrize(("named", "meant"), [(1, 1), (None, 2)])
+def test_a_tokenizer_without_a_start_token_gets_the_models_or_pad(
+    published, tmp_path, named, meant
+):
+    for file in published.iterdir():
+        shutil.copy(file, tmp_path / file.name)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"bos_token": None}))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"bos_token_id": named}))
+    fetch_base(_cfg("path", path=str(tmp_path), sha256=""), tmp_path / "base")
+    found = AutoTokenizer.from_pretrained(tmp_path / "base")
+    assert found.bos_token_id == meant and found.bos_token == SPECIAL[meant]
+    assert json.loads((tmp_path / "base/config.json").read_text())["bos_token_id"] == meant
+
+
+def test_a_model_without_an_end_token_is_refused(published, tmp_path):
+    for file in published.iterdir():
+        shutil.copy(file, tmp_path / file.name)
+    for name, key in (("tokenizer_config.json", "eos_token"), ("config.json", "eos_token_id")):
+        values = json.loads((tmp_path / name).read_text())
+        (tmp_path / name).write_text(json.dumps(values | {key: None}))
+    with pytest.raises(UserError, match="no eos token"):
+        fetch_base(_cfg("path", path=str(tmp_path), sha256=""), tmp_path / "base")
+    assert not (tmp_path / "base").exists()
 
 
 def test_endpoint_set_after_import_is_the_one_asked(hub, published, tmp_path, monkeypatch):

