@@ -26,7 +26,7 @@ def main() -> None:
     home = args.converter.resolve().parent
     sys.path[:0] = [str(home), str(home / "gguf-py")]
     if args.splits_like:
-        from conversion import base  # type: ignore[import-not-found]
+        from conversion import base
 
         base.TextModel.get_vocab_base_pre = lambda *_: args.splits_like
     sys.argv = [

@@ -1,4 +1,4 @@
-"""The profile qwen05b on a model of that exact configuration, weights drawn at random; 30 minutes.
+"""The profile qwen05b on a model of that exact configuration, weights drawn at random; ten minutes.
 
 The real weights need a model hub and a GPU; whether the stages take a model of that family and size,
 and how large and fast what comes out is, does not depend on what they hold. The tokenizer is the
