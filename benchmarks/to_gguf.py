@@ -29,14 +29,8 @@ def main() -> None:
         from conversion import base
 
         base.TextModel.get_vocab_base_pre = lambda *_: args.splits_like
-    sys.argv = [
-        str(args.converter),
-        str(args.model),
-        "--outfile",
-        str(args.out),
-        "--outtype",
-        "f32",
-    ]
+    told = ["--outfile", str(args.out), "--outtype", "f32"]
+    sys.argv = [str(args.converter), str(args.model), *told]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

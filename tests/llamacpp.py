@@ -36,7 +36,9 @@ def serve(lib, weights):
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    lines = iter(process.stdout.readline, "")
-    yield next(line.split()[1] for line in lines if line.startswith("at "))
-    process.kill()
-    process.wait()
+    try:
+        lines = iter(process.stdout.readline, "")
+        yield next(line.split()[1] for line in lines if line.startswith("at "))
+    finally:
+        process.kill()
+        process.wait()
