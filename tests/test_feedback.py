@@ -1,13 +1,20 @@
 """The task of rated texts: ratings become calls and come back, its own metrics are what they say."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from supertiny.errors import UserError
 from supertiny.evaluate import task_metrics
 from supertiny.io import sha256_file
+from supertiny.params.core import load
+from supertiny.params.prepare import Prepare
+from supertiny.prepare import SPLITS
 from supertiny.task import load_task
-from tasks.feedback import gold, metrics, ratings
+from tasks.feedback import gold, metrics, ratings, swaps
 
 TASK = load_task("feedback")
 SURE_JOY = [0, 0, 0, 0, 0, 0, 0, 0, 20]
@@ -60,6 +67,61 @@ def test_every_text_is_there_with_its_raters_and_documents():
 def test_the_data_is_that_of_the_package():
     digest = sha256_file(gold.TEXTS)
     assert digest == "5fe5373da16e70e2b9b71ca98fd4911e9721f35d700470a0167b840201875429"
+
+
+def splits():
+    params = replace(load(Prepare), held_out_share=0.1)
+    source = gold.load(params)
+    return {split: list(source.stream(split)) for split in SPLITS}
+
+
+def test_what_vader_adds_is_train_alone_and_made_of_train_tweets():
+    found = splits()
+    sources = {split: {row["source"] for row in rows} for split, rows in found.items()}
+    people = {"tweets", "products", "films", "news"}
+    assert sources == {"test": people, "dev": people, "train": people | {"swaps", "words"}}
+
+    def frame(text):  # what no exchange of words touches
+        return re.sub("[A-Za-z]+", "w", text)
+
+    frames = {frame(r["query"]) for r in found["train"] if r["source"] == "tweets"}
+    swaps = [row["query"] for row in found["train"] if row["source"] == "swaps"]
+    assert len(swaps) > 10_000 and {frame(text) for text in swaps} <= frames
+
+
+def test_words_of_held_out_texts_alone_are_not_learnt_in_exchange():
+    train = splits()["train"]
+
+    def words(source_is_text):
+        rows = [r for r in train if source_is_text(r["source"])]
+        return {w for row in rows for w in re.findall("[a-z]+", row["query"].lower())}
+
+    assert words("swaps".__eq__) <= words(lambda source: source not in {"swaps", "words"})
+
+
+def test_an_exchanged_word_moves_the_rating_as_far_as_vaders_score():
+    vader = SentimentIntensityAnalyzer()
+    text, rating = "We had a GOOD time, Great food", 1.0
+    for index, variant, moved in swaps.swapped([(text, rating)], ["awful", "superb"], 20, 1):
+        was, now = (vader.polarity_scores(each)["compound"] for each in (text, variant))
+        assert index == 0 and variant != text
+        assert moved == pytest.approx(rating + swaps.RATING_PER_SCORE * (now - was))
+        assert {w.lower() for w in re.findall("[A-Za-z]+", variant)} <= {
+            "we", "had", "a", "time", "food", "good", "great", "awful", "superb"
+        }  # fmt: skip
+    assert list(swaps.swapped([("Nothing rated here", 0.0)], ["awful"], 4, 1)) == []
+
+
+def test_a_rating_stays_on_the_raters_scale():
+    made = swaps.swapped([("good", 3.9)], ["awful", "superb"], 20, 1)
+    ratings_ = [rating for *_, rating in made]
+    assert -4 <= min(ratings_) < 3.9 < max(ratings_) == 4
+
+
+def test_an_exchanged_word_keeps_ending_and_case():
+    words = ["hated", "loving", "awful"]
+    made = {variant for _, variant, _ in swaps.swapped([("LIKED, Good!", 1.0)], words, 30, 1)}
+    assert made == {"HATED, Good!", "LIKED, Awful!", "HATED, Awful!"}
 
 
 def test_perfect_answers_score_one_and_their_opposites_minus_one():

@@ -1,7 +1,8 @@
 """Texts with what people on average felt about them, split by the document they are from.
 
 Tweets and film snippets come without a document: each is one of its own, and near-duplicates across
-splits are refused as everywhere.
+splits are refused as everywhere. To train alone belong VADER's rated words, and tweets of train with
+such words exchanged.
 """
 
 from __future__ import annotations
@@ -12,29 +13,60 @@ from pathlib import Path
 from typing import Any
 
 from supertiny.params.prepare import Prepare
-from supertiny.seeds import Rows
+from supertiny.prepare import Row
+from supertiny.seeds import Rows, split_clusters
 from tasks.feedback import ratings
+from tasks.feedback.swaps import rated_words, swapped, words_in
 
 TEXTS = Path(__file__).parent / "data" / "texts.jsonl.gz"
+VARIANTS = 4  # of a tweet
 
 
 def load(params: Prepare) -> Rows:
-    """The task's source of rows; they carry the ``ratings`` too, for the task's own metrics."""
+    """The task's source of rows; those of texts carry the ``ratings`` too, for the task's own metrics."""
     texts = read_texts()
     rows = [
         {
-            "query": text["text"],
-            "call": ratings.call_of(ratings.mean(text["ratings"])).to_json(),
-            "source": text["source"],
+            **_row(text["text"], ratings.mean(text["ratings"]), text["source"]),
             "template": text["document"],
-            "names": [],
-            "slices": [text["source"]],
             "ratings": text["ratings"],
         }
         for text in texts
     ]
     clusters = [text["document"] or text["text"] for text in texts]
-    return Rows(rows, clusters, [text["source"] for text in texts], params)
+    strata = [text["source"] for text in texts]
+
+    split_of = split_clusters(clusters, strata, params.held_out_share, params.seed)
+    train = [
+        text for text, cluster in zip(texts, clusters, strict=True) if split_of[cluster] == "train"
+    ]
+    tweets = [
+        (text["text"], ratings.mean(text["ratings"]))
+        for text in train
+        if text["source"] == "tweets"
+    ]
+    words = words_in(text["text"] for text in train)
+    for index, variant, rating in swapped(tweets, words, VARIANTS, params.seed):
+        rows.append(_row(variant, rating, "swaps"))
+        clusters.append(tweets[index][0])  # so where its tweet is
+        strata.append("tweets")
+    for word, rating in rated_words().items():
+        rows.append(_row(word, rating, "words"))
+        clusters.append("words")  # a stratum of one cluster is all train
+        strata.append("words")
+    return Rows(rows, clusters, strata, params)
+
+
+def _row(query: str, rating: float, source: str) -> Row:
+    call = ratings.call_of(rating).to_json()
+    return {
+        "query": query,
+        "call": call,
+        "source": source,
+        "template": "",
+        "names": [],
+        "slices": [source],
+    }
 
 
 def read_texts() -> list[dict[str, Any]]:
