@@ -99,7 +99,10 @@ def _build(
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
     command += ["-i", str(source), "-o", str(built), "-p", precision, "-e", "cpu"]
     command += ["-c", str(cache), "--extra_options", *(f"{k}={v}" for k, v in extra.items())]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    # The builder stamps the commit of the repository around its package on the model; with no
+    # repository to be found it is that of the package, not that of whatever holds the environment.
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GIT_DIR": os.devnull}
+    environment = {**os.environ, **offline}
     print(f"building {precision} from {source}", flush=True)
     result = subprocess.run(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from supertiny.export import MAX_POSITIONS, export_onnx, parity
 from supertiny.io import read_json
 from supertiny.runtime import OnnxStudent
 
+GIT_NAME = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
 QUERIES = [lesson["query"] for lesson in LESSONS]
 
 
@@ -76,6 +78,16 @@ def test_two_exports_have_the_same_bytes_and_no_path(tiny_model, tiny_onnx, lamp
     assert first == second
     traces = (str(tmp_path).encode(), str(tiny_model).encode(), str(Path.home()).encode() + b"/")
     assert [name for name, data in second.items() if any(trace in data for trace in traces)] == []
+
+
+def test_a_commit_of_the_repository_around_does_not_change_the_model(
+    tiny_model, tiny_onnx, lamps, tmp_path, monkeypatch
+):
+    for command in ("init --quiet", "commit --quiet --allow-empty --message first"):
+        subprocess.run(["git", *GIT_NAME, *command.split()], check=True, cwd=tmp_path)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    export_onnx(tiny_model, lamps, tmp_path / "again", "fp32")
+    assert files(tmp_path / "again") == files(tiny_onnx)
 
 
 def test_a_failed_build_leaves_the_old_folder_and_nothing_else(tiny_model, lamps, tmp_path):

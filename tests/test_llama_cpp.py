@@ -1,6 +1,8 @@
 """llama.cpp, by its own converter and server, answers as the pruned checkpoint does in PyTorch."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -42,6 +44,30 @@ def post(base, path, **body):
     request = urllib.request.Request(base + path, data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as reply:
         return json.load(reply)
+
+
+@pytest.mark.network
+@pytest.mark.timeout(900)
+def test_a_line_in_the_converters_own_table_is_all_a_pruned_model_needs(
+    converter, taught_model, lamps, tmp_path
+):
+    cut, ours, theirs = tmp_path / "cut", tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
+    prune(taught_model, QUERIES, lamps, WHOLE, cut)
+    subprocess.run([sys.executable, SCRIPT, converter, cut, ours], check=True)
+    home = tmp_path / "llama.cpp"
+    shutil.copytree(converter.parent, home)
+    convert = [sys.executable, home / converter.name, cut, "--outfile", theirs, "--outtype", "f32"]
+
+    refused = subprocess.run(convert, capture_output=True, text=True, check=False)
+    assert "BPE pre-tokenizer was not recognized" in refused.stderr and not theirs.exists()
+    found = re.search(r"chkhsh: +([0-9a-f]{64})", refused.stderr)[1]
+    table, end = home / "conversion" / "base.py", "        if res is None:\n"
+    before, after = table.read_text().split(end)
+    line = f'        if chkhsh == "{found}":\n            res = "smollm"\n'
+    table.write_text(before + line + end + after)
+
+    subprocess.run(convert, check=True)
+    assert theirs.read_bytes() == ours.read_bytes()
 
 
 @pytest.mark.network
