@@ -23,6 +23,7 @@ from supertiny.profile import apply_profile
 from supertiny.task import load_task
 from tasks.functions import gold, make_rows
 from tasks.functions.equivalence import accepts, equivalent
+from tasks.functions.variants import varied
 
 TASK = load_task("functions")
 ROWS = gold.read_rows()
@@ -44,7 +45,7 @@ def test_the_splits_are_those_of_the_documentation(splits):
     text = Path("docs/functions.md").read_text()
     for split in ("train", "dev", "test"):
         kinds = Counter(row["source"] for row in rows[split])
-        cells = [len(rows[split]), *(kinds[kind] for kind in make_rows.SOURCES)]
+        cells = [len(rows[split]), *(kinds[kind] for kind in (*make_rows.SOURCES, "variants"))]
         assert f"| {split} | {' | '.join(f'{n:,}' for n in cells)} |" in text
     too_long = sum(count for reason, count in refused.items() if reason.endswith("too_long"))
     assert f"{too_long} rows with a prompt of more than {params.max_prompt_bytes:,} bytes" in text
@@ -73,6 +74,61 @@ def test_no_tool_called_in_test_or_dev_is_called_in_train(splits):
     # What the check above would say if one row of test were in train as well.
     spoiled = {**rows, "train": [*rows["train"], rows["test"][0]]}
     assert leakage(spoiled, params.max_similarity)["leak_test_near_duplicates"] == 1
+
+
+def test_variants_are_of_train_and_offer_tools_of_train(splits):
+    (rows, _), params = splits
+    clusters = dict(zip([id(row) for row in ROWS], gold.cluster_names(ROWS), strict=True))
+    held_out = {row["template"] for split in ("dev", "test") for row in rows[split]}
+    train = [row for row in ROWS if clusters[id(row)] not in held_out]
+    shown = {tool["name"] for row in train for tool in row["tools"]}
+    asked = {row["query"] for row in train}
+    found = [row for row in rows["train"] if row["source"] == "variants"]
+    assert len(found) > len(train)
+    assert all(row["source"] != "variants" for row in rows["dev"] + rows["test"])
+    assert all(row["query"] in asked for row in found)
+    assert all(tool["name"] in shown for row in found for tool in row["tools"])
+
+
+def test_a_variant_is_right_for_the_tools_it_offers():
+    places, alone = Counter(), 0
+    for index, changes in varied(ROWS, seed=1):
+        row = gold.variant(ROWS[index], changes)
+        names = [tool["name"] for tool in row["tools"]]
+        call, called = call_from_json(row["call"]), ROWS[index]["call"]["name"]
+        assert len(set(names)) == len(names) and names
+        TASK.of(row).validate(call)
+        assert TASK.of(row).equivalent(call, call)
+        if call == NO_CALL:
+            assert called not in names and "accepted" not in row and not row["names"]
+        else:
+            assert call.name == called and called in names
+            places[names.index(called)] += 1
+            alone += len(names) == 1
+    # Neither its place nor how many there are says which tool is called.
+    assert min(places[place] for place in range(3)) > 200 and alone > 200
+
+
+def test_where_a_tool_is_taken_away_none_named_like_it_is_left():
+    tool = ROWS[0]["tools"][0]
+    names = [
+        "Music_3_PlayMedia",
+        "Music_3_LookupMusic",
+        "getMusicAlbum",
+        "Media_3_FindMovies",
+        "get.user",
+    ]
+    row = {
+        "tools": [{**tool, "name": name} for name in names],
+        "call": {"name": "Music_3_LookupMusic", "arguments": {}},
+    }
+    left = [
+        {found["name"] for found in changes["tools"]}
+        for seed in range(50)
+        for _, changes in varied([row], seed)
+        if changes["call"] == NO_CALL.to_json()
+    ]
+    assert set().union(*left) == {"Media_3_FindMovies", "get.user"}
 
 
 def test_every_gold_call_is_legal_right_and_can_be_written():

@@ -16,7 +16,8 @@ from typing import Any
 from supertiny.calls import NO_CALL, ToolCall
 from supertiny.errors import CallError
 from supertiny.params.prepare import Prepare
-from supertiny.seeds import Rows
+from supertiny.seeds import Rows, split_clusters
+from tasks.functions.variants import varied
 
 ROWS = Path(__file__).parent / "data" / "rows.jsonl.gz"
 SAME_TOOLS = 0.67  # Jaccard similarity of two sets of tool names from which rows hang together
@@ -28,7 +29,17 @@ def load(params: Prepare) -> Rows:
     clusters = cluster_names(rows)
     for row, cluster in zip(rows, clusters, strict=True):
         row["template"] = cluster
-    return Rows(rows, clusters, [row["source"] for row in rows], params)
+    strata = [row["source"] for row in rows]
+    split_of = split_clusters(clusters, strata, params.held_out_share, params.seed)
+    train = [row for row in rows if split_of[row["template"]] == "train"]
+    held_out = {_names(row) for row in rows if split_of[row["template"]] != "train"}
+    for index, changes in varied(train, params.seed):
+        row = variant(train[index], changes)
+        if not any(_nearly_same(_names(row), names) for names in held_out):
+            rows.append(row)
+            clusters.append(row["template"])
+            strata.append(row["source"])
+    return Rows(rows, clusters, strata, params)
 
 
 def read_rows() -> list[dict[str, Any]]:
@@ -50,6 +61,16 @@ def _row(raw: dict[str, Any]) -> dict[str, Any]:
         "slices": [raw["source"], _tools_slice(len(raw["tools"]))],
         **answer,
     }
+
+
+def variant(row: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with other tools and perhaps another call; of its own source, so that its share is counted."""
+    slices = ["variants", _tools_slice(len(changes["tools"]))]
+    changed = {**row, **changes, "source": "variants", "slices": slices}
+    if changed["call"] == NO_CALL.to_json():
+        del changed["accepted"]
+        changed["names"] = []
+    return changed
 
 
 def _tools_slice(count: int) -> str:
@@ -102,7 +123,7 @@ def called_tool(raw: Mapping[str, Any]) -> str | None:
 
 def cluster_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The cluster of each row, named by the first of its tools, sorted."""
-    sets = [frozenset(tool["name"] for tool in row["tools"]) for row in rows]
+    sets = [_names(row) for row in rows]
     parent: dict[Any, Any] = {}
 
     def root(node: Any) -> Any:
@@ -124,5 +145,13 @@ def cluster_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _alike(sets: Sequence[frozenset[str]]) -> Iterator[tuple[frozenset[str], frozenset[str]]]:
     for at, one in enumerate(sets):
         for other in sets[:at]:
-            if len(one & other) >= SAME_TOOLS * len(one | other):
+            if _nearly_same(one, other):
                 yield one, other
+
+
+def _names(row: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(tool["name"] for tool in row["tools"])
+
+
+def _nearly_same(one: frozenset[str], other: frozenset[str]) -> bool:
+    return len(one & other) >= SAME_TOOLS * len(one | other)
