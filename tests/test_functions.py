@@ -109,26 +109,28 @@ def test_a_variant_is_right_for_the_tools_it_offers():
     assert min(places[place] for place in range(3)) > 200 and alone > 200
 
 
-def test_where_a_tool_is_taken_away_none_named_like_it_is_left():
+@pytest.mark.parametrize(
+    ("called", "left"),
+    [
+        ("Music_3_LookupMusic", {"Media_3_FindMovies", "get.user", "get.list"}),
+        # A name of words that say nothing is like no other.
+        ("get.list", {"Music_3_LookupMusic", "getMusicAlbum", "Media_3_FindMovies", "get.user"}),
+    ],
+)
+def test_where_a_tool_is_taken_away_none_named_like_it_is_left(called, left):
     tool = ROWS[0]["tools"][0]
-    names = [
-        "Music_3_PlayMedia",
-        "Music_3_LookupMusic",
-        "getMusicAlbum",
-        "Media_3_FindMovies",
-        "get.user",
-    ]
+    names = ["Music_3_LookupMusic", "getMusicAlbum", "Media_3_FindMovies", "get.user", "get.list"]
     row = {
         "tools": [{**tool, "name": name} for name in names],
-        "call": {"name": "Music_3_LookupMusic", "arguments": {}},
+        "call": {"name": called, "arguments": {}},
     }
-    left = [
-        {found["name"] for found in changes["tools"]}
+    found = [
+        {offered["name"] for offered in changes["tools"]}
         for seed in range(50)
         for _, changes in varied([row], seed)
         if changes["call"] == NO_CALL.to_json()
     ]
-    assert set().union(*left) == {"Media_3_FindMovies", "get.user"}
+    assert set().union(*found) == left
 
 
 def test_every_gold_call_is_legal_right_and_can_be_written():

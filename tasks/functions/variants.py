@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from supertiny.calls import NO_CALL
+from supertiny.prepare import Row
 
-Row = dict[str, Any]
 CALLED = 2  # variants of a row with a call, its tool among those on offer; one more is without it
 _MOST_OTHERS = 4
 _NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
@@ -36,7 +36,7 @@ def varied(rows: Sequence[Mapping[str, Any]], seed: int) -> Iterator[tuple[int, 
             names = [called, *_others(rng, row, known.keys() - {called})]
             yield index, {"tools": _shuffled(rng, known, names), "call": row["call"]}
         # A tool that shares a word of its name with the missing one may do its job.
-        unlike = {name for name in known if not _words(name) & _words(called)}
+        unlike = {name for name in known.keys() - {called} if not _words(name) & _words(called)}
         if names := _others(rng, row, unlike):
             yield index, {"tools": _shuffled(rng, known, names), "call": NO_CALL.to_json()}
 
