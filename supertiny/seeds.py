@@ -42,6 +42,9 @@ class Rows:
         rows: as `supertiny.prepare.GoldSource` yields them, with any further keys.
         clusters: per row what must stay together.
         strata: per row what each split should have its share of, such as the tool.
+
+    Attributes:
+        rows: by split, in the order given; a task may add to train what it makes out of train.
     """
 
     def __init__(
@@ -53,15 +56,14 @@ class Rows:
     ) -> None:
         self._params = params
         split_of = split_clusters(clusters, strata, params.held_out_share, params.seed)
-        self._rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
+        self.rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
         for row, cluster in zip(rows, clusters, strict=True):
-            self._rows[split_of[cluster]].append(row)
+            self.rows[split_of[cluster]].append(row)
 
     def tools(self) -> dict[str, Counter[str]]:
         """How many rows of each tool belong to each split, near-duplicates not yet refused."""
         return {
-            split: Counter(row["call"]["name"] for row in rows)
-            for split, rows in self._rows.items()
+            split: Counter(row["call"]["name"] for row in rows) for split, rows in self.rows.items()
         }
 
     def stream(self, split: str) -> Iterator[Row]:
@@ -70,7 +72,7 @@ class Rows:
         Raises:
             UserError: the split has no row.
         """
-        rows = list(self._rows[split])
+        rows = list(self.rows[split])
         if not rows:
             raise UserError(
                 f"{split}: no row of the task's source belongs to it; a stratum (a tool) needs 3 "

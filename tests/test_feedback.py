@@ -102,9 +102,9 @@ def test_words_of_held_out_texts_alone_are_not_learnt_in_exchange():
 def test_an_exchanged_word_moves_the_rating_as_far_as_vaders_score():
     vader = SentimentIntensityAnalyzer()
     text, rating = "We had a GOOD time, Great food", 1.0
-    for index, variant, moved in swaps.swapped([(text, rating)], ["awful", "superb"], 20, 1):
+    for variant, moved in swaps.swapped([(text, rating)], ["awful", "superb"], 20, 1):
         was, now = (vader.polarity_scores(each)["compound"] for each in (text, variant))
-        assert index == 0 and variant != text
+        assert variant != text
         assert moved == pytest.approx(rating + swaps.RATING_PER_SCORE * (now - was))
         assert {w.lower() for w in re.findall("[A-Za-z]+", variant)} <= {
             "we", "had", "a", "time", "food", "good", "great", "awful", "superb"
@@ -114,13 +114,13 @@ def test_an_exchanged_word_moves_the_rating_as_far_as_vaders_score():
 
 def test_a_rating_stays_on_the_raters_scale():
     made = swaps.swapped([("good", 3.9)], ["awful", "superb"], 20, 1)
-    ratings_ = [rating for *_, rating in made]
+    ratings_ = [rating for _, rating in made]
     assert -4 <= min(ratings_) < 3.9 < max(ratings_) == 4
 
 
 def test_an_exchanged_word_keeps_ending_and_case():
     words = ["hated", "loving", "awful"]
-    made = {variant for _, variant, _ in swaps.swapped([("LIKED, Good!", 1.0)], words, 30, 1)}
+    made = {variant for variant, _ in swaps.swapped([("LIKED, Good!", 1.0)], words, 30, 1)}
     assert made == {"HATED, Good!", "LIKED, Awful!", "HATED, Awful!"}
 
 

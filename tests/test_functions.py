@@ -6,6 +6,7 @@ import copy
 import gzip
 import json
 import random
+import re
 import subprocess
 import sys
 import zipfile
@@ -23,10 +24,12 @@ from supertiny.profile import apply_profile
 from supertiny.task import load_task
 from tasks.functions import gold, make_rows
 from tasks.functions.equivalence import accepts, equivalent
+from tasks.functions.renaming import renamed
 from tasks.functions.variants import varied
 
 TASK = load_task("functions")
 ROWS = gold.read_rows()
+LIVE = [row for row in ROWS if row["source"] != gold.WRITTEN]
 MUTATED = 5_000
 
 
@@ -45,7 +48,10 @@ def test_the_splits_are_those_of_the_documentation(splits):
     text = Path("docs/functions.md").read_text()
     for split in ("train", "dev", "test"):
         kinds = Counter(row["source"] for row in rows[split])
-        cells = [len(rows[split]), *(kinds[kind] for kind in (*make_rows.SOURCES, "variants"))]
+        cells = [
+            len(rows[split]),
+            *(kinds[kind] for kind in (*make_rows.LIVE, gold.WRITTEN, "variants")),
+        ]
         assert f"| {split} | {' | '.join(f'{n:,}' for n in cells)} |" in text
     too_long = sum(count for reason, count in refused.items() if reason.endswith("too_long"))
     assert f"{too_long} rows with a prompt of more than {params.max_prompt_bytes:,} bytes" in text
@@ -78,16 +84,59 @@ def test_no_tool_called_in_test_or_dev_is_called_in_train(splits):
 
 def test_variants_are_of_train_and_offer_tools_of_train(splits):
     (rows, _), params = splits
-    clusters = dict(zip([id(row) for row in ROWS], gold.cluster_names(ROWS), strict=True))
+    clusters = dict(zip(map(id, LIVE), gold.cluster_names(LIVE), strict=True))
     held_out = {row["template"] for split in ("dev", "test") for row in rows[split]}
-    train = [row for row in ROWS if clusters[id(row)] not in held_out]
-    shown = {tool["name"] for row in train for tool in row["tools"]}
+    train = [row for row in ROWS if clusters.get(id(row)) not in held_out]
+    # Names differ, what is said of a tool stays.
+    shown = {tool.get("description") for row in train for tool in row["tools"]}
     asked = {row["query"] for row in train}
     found = [row for row in rows["train"] if row["source"] == "variants"]
     assert len(found) > len(train)
-    assert all(row["source"] != "variants" for row in rows["dev"] + rows["test"])
+    assert all(
+        {row["source"] for row in rows[split]} == set(make_rows.LIVE) for split in ("dev", "test")
+    )
     assert all(row["query"] in asked for row in found)
-    assert all(tool["name"] in shown for row in found for tool in row["tools"])
+    assert all(tool.get("description") in shown for row in found for tool in row["tools"])
+
+
+def test_renamed_tools_are_the_same_tools_and_their_call_is_right():
+    unlike, rng = Counter(), random.Random(1)
+    for row in [row for row in ROWS if row["call"] != NO_CALL.to_json()][::3]:
+        for _ in range(6):
+            other = renamed(row, rng)
+            call = call_from_json(other["call"])
+            TASK.of(other).validate(call)
+            assert TASK.of(other).equivalent(call, call) and other["names"] == [call.name]
+            assert list(call.arguments.values()) == list(row["call"]["arguments"].values())
+            for old, new in zip(row["tools"], other["tools"], strict=True):
+                assert old.get("description") == new.get("description")
+                was, now = old["parameters"], new["parameters"]
+                assert list(was["properties"].values()) == list(now["properties"].values())
+                assert len(set(now["required"])) == len(was["required"])
+            unlike["tools"] += call.name != row["call"]["name"]
+            unlike["meaningless"] += re.fullmatch("[a-z]+_[0-9]+", call.name) is not None
+            unlike["arguments"] += call.arguments.keys() != row["call"]["arguments"].keys()
+            unlike["rows"] += 1
+    assert unlike["tools"] > 0.5 * unlike["rows"] and unlike["arguments"] > 0.2 * unlike["rows"]
+    assert 0.04 < unlike["meaningless"] / unlike["rows"] < 0.12
+
+
+def test_names_that_would_be_the_same_stay_as_they_are():
+    parameters = {"type": "object", "properties": {"a_b": {}, "aB": {}}, "required": ["aB"]}
+    tools = [{"name": name, "parameters": parameters} for name in ("get.user", "get_user")]
+    row = {"tools": tools, "call": NO_CALL.to_json()}
+    for seed in range(50):
+        other = renamed(row, random.Random(seed))["tools"]
+        assert len({tool["name"] for tool in other}) == 2
+        assert all(len(tool["parameters"]["properties"]) == 2 for tool in other)
+
+
+def test_train_calls_many_times_more_names_than_tools(splits):
+    (rows, _), _ = splits
+    kinds = {"variants": set(), "own": set()}
+    for row in rows["train"]:
+        kinds["variants" if row["source"] == "variants" else "own"].add(row["call"]["name"])
+    assert len(kinds["own"]) > 500 and len(kinds["variants"]) > 3 * len(kinds["own"])
 
 
 def test_a_variant_is_right_for_the_tools_it_offers():
@@ -139,7 +188,7 @@ def test_every_gold_call_is_legal_right_and_can_be_written():
         posed.validate(call)
         assert posed.equivalent(call, call), row
         assert posed.parse_call(posed.render_call(call)) == call, row
-    assert len(ROWS) == 2163
+    assert (len(LIVE), len(ROWS)) == (2163, 3002)
 
 
 def test_of_several_right_values_the_one_in_the_query_is_learned():
@@ -254,8 +303,8 @@ def is_illegal(row, call):
 def verdicts(wheel, asked):
     with zipfile.ZipFile(wheel) as archive:
         tools = {}
-        for source in make_rows.SOURCES[:2]:
-            for entry in make_rows.lines(archive, f"BFCL_v4_live_{source}.json"):
+        for file in ("live_simple", "live_multiple", "simple_python", "multiple"):
+            for entry in make_rows.lines(archive, f"BFCL_v4_{file}.json"):
                 key = tuple(json.dumps(make_rows.tool(raw)) for raw in entry["function"])
                 tools.setdefault(key, entry["function"])
     lines = [

@@ -14,7 +14,7 @@ from typing import Any
 
 from supertiny.params.prepare import Prepare
 from supertiny.prepare import Row
-from supertiny.seeds import Rows, split_clusters
+from supertiny.seeds import Rows
 from tasks.feedback import ratings
 from tasks.feedback.swaps import rated_words, swapped, words_in
 
@@ -34,27 +34,19 @@ def load(params: Prepare) -> Rows:
         for text in texts
     ]
     clusters = [text["document"] or text["text"] for text in texts]
-    strata = [text["source"] for text in texts]
+    found = Rows(rows, clusters, [text["source"] for text in texts], params)
 
-    split_of = split_clusters(clusters, strata, params.held_out_share, params.seed)
-    train = [
-        text for text, cluster in zip(texts, clusters, strict=True) if split_of[cluster] == "train"
-    ]
+    train = found.rows["train"]
     tweets = [
-        (text["text"], ratings.mean(text["ratings"]))
-        for text in train
-        if text["source"] == "tweets"
+        (row["query"], ratings.mean(row["ratings"])) for row in train if row["source"] == "tweets"
     ]
-    words = words_in(text["text"] for text in train)
-    for index, variant, rating in swapped(tweets, words, VARIANTS, params.seed):
-        rows.append(_row(variant, rating, "swaps"))
-        clusters.append(tweets[index][0])  # so where its tweet is
-        strata.append("tweets")
-    for word, rating in rated_words().items():
-        rows.append(_row(word, rating, "words"))
-        clusters.append("words")  # a stratum of one cluster is all train
-        strata.append("words")
-    return Rows(rows, clusters, strata, params)
+    words = words_in(row["query"] for row in train)
+    made = [
+        _row(variant, rating, "swaps")
+        for variant, rating in swapped(tweets, words, VARIANTS, params.seed)
+    ]
+    train += made + [_row(word, rating, "words") for word, rating in rated_words().items()]
+    return found
 
 
 def _row(query: str, rating: float, source: str) -> Row:

@@ -36,8 +36,8 @@ def words_in(texts: Iterable[str]) -> list[str]:
 
 def swapped(
     texts: Sequence[tuple[str, float]], words: Sequence[str], each: int, seed: int
-) -> Iterator[tuple[int, str, float]]:
-    """Up to ``each`` variants of every text and mean rating: the text's index, the variant, its rating.
+) -> Iterator[tuple[str, float]]:
+    """Up to ``each`` variants of every text and mean rating, with theirs.
 
     A variant has between one and all of the text's rated words exchanged for some of ``words``; a
     text without any has no variant.
@@ -47,7 +47,7 @@ def swapped(
     for word in words:
         alike[_ending(word)].append(word)
     rng = random.Random(f"{seed}:swaps")
-    for index, (text, rating) in enumerate(texts):
+    for text, rating in texts:
         found = [match for match in _WORD.finditer(text) if match[0].lower() in vader.lexicon]
         score = _score(vader, text)
         for _ in range(each if found else 0):
@@ -58,7 +58,7 @@ def swapped(
                 word = _cased(rng.choice(alike[_ending(match[0].lower())]), match[0])
                 variant = variant[: match.start()] + word + variant[match.end() :]
             moved = RATING_PER_SCORE * (_score(vader, variant) - score)
-            yield index, variant, max(-4.0, min(4.0, rating + moved))
+            yield variant, max(-4.0, min(4.0, rating + moved))
 
 
 def _score(vader: SentimentIntensityAnalyzer, text: str) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,30 +17,46 @@ from typing import Any
 from supertiny.calls import NO_CALL, ToolCall
 from supertiny.errors import CallError
 from supertiny.params.prepare import Prepare
-from supertiny.seeds import Rows, split_clusters
+from supertiny.prepare import Row
+from supertiny.seeds import Rows
+from tasks.functions.renaming import renamed
 from tasks.functions.variants import varied
 
 ROWS = Path(__file__).parent / "data" / "rows.jsonl.gz"
+WRITTEN = "written"  # the source of rows that the leaderboard's makers wrote
 SAME_TOOLS = 0.67  # Jaccard similarity of two sets of tool names from which rows hang together
 
 
 def load(params: Prepare) -> Rows:
-    """The task's source of rows; they carry ``accepted``, what the leaderboard takes for right."""
+    """The task's source of rows; they carry ``accepted``, what the leaderboard takes for right.
+
+    Rows that nobody sent in belong to train alone, as far as they show no tool called elsewhere and
+    not nearly the tools of another split's row; so do variants of train's rows.
+    """
     rows = read_rows()
-    clusters = cluster_names(rows)
-    for row, cluster in zip(rows, clusters, strict=True):
+    live = [row for row in rows if row["source"] != WRITTEN]
+    clusters = cluster_names(live)
+    for row, cluster in zip(live, clusters, strict=True):
         row["template"] = cluster
-    strata = [row["source"] for row in rows]
-    split_of = split_clusters(clusters, strata, params.held_out_share, params.seed)
-    train = [row for row in rows if split_of[row["template"]] == "train"]
-    held_out = {_names(row) for row in rows if split_of[row["template"]] != "train"}
-    for index, changes in varied(train, params.seed):
-        row = variant(train[index], changes)
-        if not any(_nearly_same(_names(row), names) for names in held_out):
-            rows.append(row)
-            clusters.append(row["template"])
-            strata.append(row["source"])
-    return Rows(rows, clusters, strata, params)
+    found = Rows(live, clusters, [row["source"] for row in live], params)
+
+    held_out = found.rows["test"] + found.rows["dev"]
+    held_out_sets = {_names(row) for row in held_out}
+    held_out_calls = {name for row in held_out for name in row["names"]}
+
+    def may_be_train(row: Row) -> bool:
+        names = _names(row)
+        apart = not any(_nearly_same(names, other) for other in held_out_sets)
+        return apart and not held_out_calls.intersection(row["names"])
+
+    train = found.rows["train"]
+    train += filter(may_be_train, (row for row in rows if row["source"] == WRITTEN))
+    drafts = [variant(train[index], changes) for index, changes in varied(train, params.seed)]
+    rng = random.Random(f"{params.seed}:renaming")
+    for row in filter(may_be_train, drafts):
+        other = renamed(row, rng)
+        train.append(other if may_be_train(other) else row)
+    return found
 
 
 def read_rows() -> list[dict[str, Any]]:
@@ -57,6 +74,7 @@ def _row(raw: dict[str, Any]) -> dict[str, Any]:
         "tools": raw["tools"],
         "call": call.to_json(),
         "source": raw["source"],
+        "template": " ".join(sorted(tool["name"] for tool in raw["tools"])),
         "names": [called] if called else [],
         "slices": [raw["source"], _tools_slice(len(raw["tools"]))],
         **answer,

@@ -1,10 +1,10 @@
 """Write data/rows.jsonl.gz: queries, tools and right answers out of the wheel `bfcl-eval`.
 
-Live data alone: queries that users of the leaderboard sent, with the tools they sent them with. The
-package is downloaded and read as data, never imported: its pins would break ours. Left out and
-counted: conversations, rows without a tool, and those whose answer no call with legal arguments gives.
-Not taken at all: parallel calls, since a row is answered by one call; and `live_relevance`, where
-any call counts as right.
+Live data, queries that users of the leaderboard sent with the tools they sent them with; and those its
+makers wrote, `written`, which train alone gets for their many tools. The package is downloaded and read
+as data, never imported: its pins would break ours. Left out and counted: conversations, rows without
+a tool, and those whose answer no call with legal arguments gives. Not taken at all: parallel calls,
+since a row is answered by one call; and `live_relevance`, where any call counts as right.
 
     python -m tasks.functions.make_rows
 """
@@ -25,11 +25,14 @@ from typing import Any
 from supertiny.errors import CallError
 from supertiny.io import sha256_file
 from supertiny.task import Task, load_task_folder
-from tasks.functions.gold import ROWS, gold_call
+from tasks.functions.gold import ROWS, WRITTEN, gold_call
 
 PACKAGE = "bfcl-eval==2026.3.23"
 SHA256 = "3bb6dfa5f0c68ad403c9ec50b00db2bb3b4cc9b38ab1ff33f48fe30d853d3a0a"
-SOURCES = ("simple", "multiple", "irrelevance")  # files live_<source>
+LIVE = ("simple", "multiple", "irrelevance")  # files live_<source>
+_FILES = {f"live_{source}": source for source in LIVE} | dict.fromkeys(
+    ("simple_python", "multiple", "irrelevance"), WRITTEN
+)
 _TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
 _FOLDER = "bfcl_eval/data"
 
@@ -41,12 +44,12 @@ def rows(wheel: Path, task: Task, left_out: Counter[str]) -> Iterator[dict[str, 
         left_out: counts the rows that are not given, by reason.
     """
     with zipfile.ZipFile(wheel) as archive:
-        for source in SOURCES:
+        for file, source in _FILES.items():
             answers = {}
-            if source != "irrelevance":
-                found = lines(archive, f"possible_answer/BFCL_v4_live_{source}.json")
+            if not file.endswith("irrelevance"):
+                found = lines(archive, f"possible_answer/BFCL_v4_{file}.json")
                 answers = {row["id"]: row["ground_truth"] for row in found}
-            for entry in lines(archive, f"BFCL_v4_live_{source}.json"):
+            for entry in lines(archive, f"BFCL_v4_{file}.json"):
                 row = _row(entry, source, answers.get(entry["id"]))
                 reason = _reason(entry, row, task)
                 if reason:
