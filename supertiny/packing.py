@@ -13,8 +13,8 @@ from transformers import AttentionInterface
 
 IGNORED = -100  # label of tokens that carry no loss
 ATTENTION = "supertiny_packed_rows"  # name of the attention below for `attn_implementation`
-ROW_TENSORS = ("packed_tokens", "packed_slots")
-SHORT = 128  # tokens of the longest row up to which plain products are the faster attention
+SHORT = 128  # tokens of the longest row up to which rows are one batch, filled up
+LONG = 1024  # tokens of a row from which its table of weights is too large to be kept
 
 
 class PackedCollator:
@@ -32,6 +32,7 @@ class PackedCollator:
             packed_tokens: shape (rows, longest), the place in the sequence of each row's tokens;
                 after its last, any place.
             packed_slots: shape (tokens,), the place of each token in packed_tokens, flattened.
+            packed_lengths: shape (rows,), the tokens of each row; what fills up the sequence is one.
         """
         ids = [row["input_ids"] for row in rows]
         labels = [label for row in rows for label in row["labels"]]
@@ -53,6 +54,7 @@ class PackedCollator:
             "packed_slots": torch.tensor(
                 [number * longest + at for number, row in enumerate(ids) for at in range(len(row))]
             ),
+            "packed_lengths": torch.tensor([len(row) for row in ids]),
         }
 
 
@@ -66,30 +68,39 @@ def _attention(
     *,
     packed_tokens: torch.Tensor,
     packed_slots: torch.Tensor,
+    packed_lengths: torch.Tensor,
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention inside each row: a batch of short rows instead of one long masked sequence.
+    """Causal attention inside each row: short rows instead of one long masked sequence.
 
     Shapes: query (1, heads, tokens, width), key and value (1, kv heads, tokens, width), result
     (1, tokens, heads, width). A row's padding comes after its tokens, so causality hides it.
     """
     rows, longest = packed_tokens.shape
+    # On a CPU the fused kernel's backward pass (bf16) takes 20 times as long as plain products at
+    # 34 tokens and twice as long at 500, and rows of such lengths are not worth filling up.
+    if longest > SHORT and query.device.type == "cpu":
+        lengths = packed_lengths.tolist()
+        queries, keys, values = (states.split(lengths, 2) for states in (query, key, value))
+        parts = []
+        for length, q, k, v in zip(lengths, queries, keys, values, strict=True):
+            attend = _plain_attention if length <= LONG else _fused_attention
+            parts.append(attend(q, k, v, scaling, dropout))
+        return torch.cat(parts, 2).transpose(1, 2), None
     heads, width = query.shape[1], query.shape[3]
 
     def unpacked(states: torch.Tensor) -> torch.Tensor:
         flat = states[0].transpose(0, 1).flatten(1).index_select(0, packed_tokens.flatten())
         return flat.view(rows, longest, -1, width).transpose(1, 2)
 
-    # The fused kernel's backward pass takes 20 times as long as plain products where rows are as
-    # short as commands (CPU, bf16, 34 tokens); from some 200 tokens on it is the faster one.
-    attend = _short_attention if longest <= SHORT else _fused_attention
+    attend = _plain_attention if longest <= SHORT else _fused_attention
     batch = attend(unpacked(query), unpacked(key), unpacked(value), scaling, dropout)
     flat = batch.transpose(1, 2).reshape(rows * longest, -1).index_select(0, packed_slots)
     return flat.view(1, len(packed_slots), heads, width), None
 
 
-def _short_attention(
+def _plain_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, dropout: float
 ) -> torch.Tensor:
     """Causal attention by plain products; shapes as of `_fused_attention`."""

@@ -126,11 +126,12 @@ def test_prompt_tokens_carry_no_loss(prepared):
     assert row["labels"][: len(prompt)] == [IGNORED] * len(prompt)
 
 
-@pytest.mark.parametrize("short", [128, 0])
-def test_the_loss_is_the_mean_cross_entropy_of_each_rows_answer(prepared, monkeypatch, short):
+# Rows as one batch, each alone, and the longer ones by the fused kernel.
+@pytest.mark.parametrize(("short", "long"), [(128, 1024), (0, 1024), (0, 10)])
+def test_the_loss_is_the_mean_cross_entropy_of_each_rows_answer(prepared, monkeypatch, short, long):
     """Packed rows against the plain definition, one row at a time, in float64; gradients too."""
-    # Attention by plain products, and by the fused kernel.
     monkeypatch.setattr(packing, "SHORT", short)
+    monkeypatch.setattr(packing, "LONG", long)
 
     def load(**options):
         base = prepared / "models/base"

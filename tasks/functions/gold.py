@@ -30,8 +30,8 @@ SAME_TOOLS = 0.67  # Jaccard similarity of two sets of tool names from which row
 def load(params: Prepare) -> Rows:
     """The task's source of rows; they carry ``accepted``, what the leaderboard takes for right.
 
-    Rows that nobody sent in belong to train alone, as far as they show no tool called elsewhere and
-    not nearly the tools of another split's row; so do variants of train's rows.
+    Rows that nobody sent in belong to train alone, as far as they are about no tool called elsewhere and
+    show not nearly the tools of a row there; so do variants of train's rows.
     """
     rows = read_rows()
     live = [row for row in rows if row["source"] != WRITTEN]
