@@ -78,8 +78,8 @@ def prune(
     # The weights that are only measured; those that are written stay fp32.
     probe = copy.deepcopy(model).bfloat16() if use_bf16(params.precision) else model
 
-    def cut(model: PreTrainedModel, mix: Mix) -> PreTrainedModel:
-        result = copy.deepcopy(model)
+    def cut(student: PreTrainedModel, mix: Mix) -> PreTrainedModel:
+        result = copy.deepcopy(student)
         kept = layers.keep_layers(influence, mix.layers)
         vocabulary.cut_embedding(result, subsets[mix.vocabulary].kept)
         layers.cut_layers(result, kept)
