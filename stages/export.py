@@ -26,7 +26,7 @@ def main(params: Export) -> None:
     task = load_task(task_name())
     rows = spread(read_jsonl("data/curated/train.jsonl"), DRAFT_ROWS)
     drafts = learn_drafts(SOURCE, rows, task)
-    export_onnx(SOURCE, task, OUT, "fp32", drafts=drafts)
+    export_onnx(SOURCE, task, OUT, drafts)
     write_json("metrics/export.json", parity(SOURCE, OUT, queries, params.max_new_tokens))
 
 

@@ -11,7 +11,6 @@ unrounded, so it says nothing of how their errors add up.
 from pathlib import Path
 
 from supertiny.calibration import calibrated
-from supertiny.drafting import DRAFT_ROWS, learn_drafts
 from supertiny.encoding import encode
 from supertiny.export import parity, parity_queries
 from supertiny.io import read_jsonl, write_json, write_tsv
@@ -25,6 +24,7 @@ from supertiny.stage import one_argument, run_stage
 from supertiny.task import load_task
 
 SOURCE = Path("models/tiny")
+ONNX = Path("models/onnx")
 QUERIES = Path("data/queries")
 METRICS = Path("metrics/quantize")
 
@@ -39,16 +39,14 @@ def main(params: Quantize) -> None:
     losses = sensitivity(
         load_fp32(SOURCE), encode(SOURCE, dev, task), BITS[variant], params.block_size, symmetric
     )
-    train = read_jsonl("data/curated/train.jsonl")
-    drafts = learn_drafts(SOURCE, spread(train, DRAFT_ROWS), task)
     learned, keep = None, set()
     if variant == "int4":
         keep = most_sensitive(losses, params.keep_int8)
         if params.method != "rtn":
-            rows = spread(train, params.calibration_rows)
+            rows = spread(read_jsonl("data/curated/train.jsonl"), params.calibration_rows)
             learned = calibrated(SOURCE, encode(SOURCE, rows, task), params)
-    out = Path("models/onnx") / variant
-    quantize_onnx(SOURCE, task, out, variant, params, learned, frozenset(keep), drafts)
+    out = ONNX / variant
+    quantize_onnx(ONNX / "fp32", out, variant, params, learned, frozenset(keep))
     metrics = parity(SOURCE, out, queries, params.max_new_tokens)
     write_tsv(METRICS / f"{variant}.sensitivity.tsv", list(Loss._fields), losses)
     write_json(METRICS / f"{variant}.json", metrics | shares(out))

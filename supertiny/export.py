@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +28,14 @@ from supertiny.task import Task, load_task_folder
 MAX_POSITIONS = 1024  # of a task whose prompt is the query alone
 
 
-def export_onnx(
-    source: Path,
-    task: Task,
-    out: Path,
-    precision: str,
-    options: Mapping[str, str] | None = None,
-    post: Callable[[Path], None] | None = None,
-    drafts: Drafts | None = None,
-) -> None:
-    """Build ``out`` from ``source`` with the model builder of ONNX Runtime GenAI, offline.
+def export_onnx(source: Path, task: Task, out: Path, drafts: Drafts | None = None) -> None:
+    """Build ``out``, fp32, from ``source`` with the model builder of ONNX Runtime GenAI, offline.
 
     With drafts the graph gives the logits of every position, which checks of them need, else those
-    of the last one. ``out`` is replaced in one rename once it is whole; the same input gives the
-    same bytes.
+    of the last one. ``out`` is replaced as by `whole_folder`; the same input gives the same bytes.
 
     Args:
         source: config, tokenizer and safetensors weights.
-        precision: the builder's name of the number format, ``fp32`` or ``int8``.
-        options: further options of the builder.
-        post: a pass over the built folder before it counts as whole.
         drafts: what the runtime drafts answers by; without them it writes token by token.
 
     Raises:
@@ -54,25 +43,33 @@ def export_onnx(
     """
     if not (source / "config.json").is_file():
         raise UserError(f"{source}/config.json: not found; run `dvc repro` or `dvc pull` first")
+    with (
+        whole_folder(out) as built,
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary,
+    ):
+        weights = source
+        if task.prompt == "query":
+            weights = _shortened(source, Path(temporary) / "source")
+        _build(weights, built, Path(temporary) / "cache", every_position=drafts is not None)
+        _complete(source, built, task)
+        if drafts is not None:
+            drafts.write(built / DRAFTS_FILE)
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A path beside ``out`` to write a model folder to; it replaces ``out`` in one rename once it is
+    whole, and leaves it as it was where anything goes wrong."""
     out.parent.mkdir(parents=True, exist_ok=True)
     for left in out.parent.glob(f".{out.name}.*"):  # by a killed run
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        built = Path(temporary) / "model"
-        weights = source
-        if task.prompt == "query":
-            weights = _shortened(source, Path(temporary) / "source")
-        every = {"prune_lm_head": "true" if drafts is None else "false"}
-        _build(weights, built, Path(temporary) / "cache", precision, every | dict(options or {}))
-        if post is not None:
-            post(built)
-        _complete(source, built, task)
-        if drafts is not None:
-            drafts.write(built / DRAFTS_FILE)
-        check_folder(built)
+        folder = Path(temporary) / "model"
+        yield folder
+        check_folder(folder)
         if out.exists():
             shutil.rmtree(out)
-        built.rename(out)
+        folder.rename(out)
 
 
 def _shortened(source: Path, folder: Path) -> Path:
@@ -91,19 +88,17 @@ def _shortened(source: Path, folder: Path) -> Path:
     return folder
 
 
-def _build(
-    source: Path, built: Path, cache: Path, precision: str, options: Mapping[str, str]
-) -> None:
+def _build(source: Path, built: Path, cache: Path, every_position: bool) -> None:
     # A process of its own: the builder changes sys.path and import state of whoever calls it.
-    extra = {"hf_token": "false", **options}
+    extra = {"hf_token": "false", "prune_lm_head": "false" if every_position else "true"}
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
-    command += ["-i", str(source), "-o", str(built), "-p", precision, "-e", "cpu"]
+    command += ["-i", str(source), "-o", str(built), "-p", "fp32", "-e", "cpu"]
     command += ["-c", str(cache), "--extra_options", *(f"{k}={v}" for k, v in extra.items())]
     # The builder stamps the commit of the repository around its package on the model; with no
     # repository to be found it is that of the package, not that of whatever holds the environment.
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GIT_DIR": os.devnull}
     environment = {**os.environ, **offline}
-    print(f"building {precision} from {source}", flush=True)
+    print(f"building {source}", flush=True)
     result = subprocess.run(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -31,38 +31,60 @@ def lark_grammar(tools: Mapping[str, Tool], said: Sequence[str] = ()) -> str:
     """
     names = [f"tool_{number}" for number in range(len(tools))]
     starts = [_literal(render_call(NO_CALL, tools)), *names]
-    terminals: dict[tuple[int, int | None], str] = {}
-    rules = [_tool_rule(*pair, terminals, said) for pair in zip(names, tools.values(), strict=True)]
-    bare = [f"{name}: {_bare(*lengths)}" for lengths, name in terminals.items()]
-    return "\n".join([f"start: {' | '.join(starts)}", *rules, *bare, ""])
+    strings = _Strings(said)
+    rules = [
+        _tool_rule(name, tool, strings) for name, tool in zip(names, tools.values(), strict=True)
+    ]
+    return "\n".join([f"start: {' | '.join(starts)}", *rules, *strings.rules(), ""])
 
 
-def _tool_rule(
-    name: str, tool: Tool, terminals: dict[tuple[int, int | None], str], said: Sequence[str]
-) -> str:
+class _Strings:
+    """Rules of strings, each written once for all the arguments that refer to it."""
+
+    def __init__(self, said: Sequence[str]) -> None:
+        self._said = {text: _literal(render_value(text)) for text in said}
+        self._names: dict[str, str] = {}
+
+    def rules(self) -> list[str]:
+        """Those that were referred to."""
+        return [f"{name}: {body}" for body, name in self._names.items()]
+
+    def quotes(self, schema: Mapping[str, Any]) -> str:
+        """The rule of an argument that quotes the query; nothing for any other argument."""
+        if not schema.get("x-quoted"):
+            return ""
+        least, most = _lengths(schema)
+        fitting = [literal for text, literal in self._said.items() if least <= len(text) <= most]
+        return self._name("quote", " | ".join(fitting)) if fitting else ""
+
+    def bare(self, schema: Mapping[str, Any]) -> str:
+        """The terminal of strings that stand without quotes."""
+        return self._name("BARE", _bare(*_lengths(schema)))
+
+    def _name(self, kind: str, body: str) -> str:
+        return self._names.setdefault(body, f"{kind}_{len(self._names)}")
+
+
+def _lengths(schema: Mapping[str, Any]) -> tuple[int, float]:
+    """The fewest and the most characters of a string."""
+    return schema.get("minLength", 0), schema.get("maxLength", math.inf)
+
+
+def _tool_rule(name: str, tool: Tool, strings: _Strings) -> str:
     required = tool.parameters.get("required", [])
     parts = [_literal(f" {tool.alias}")]
     for key, schema in tool.properties.items():
         word = _literal(f"\n {tool.word(key)} ")
-        line = f"{word} ({_quotes(schema, said) or _value(schema, terminals)})"
+        line = f"{word} ({strings.quotes(schema) or _value(schema, strings)})"
         parts.append(line if key in required else f"({line})?")
     return f"{name}: {' '.join(parts)}"
 
 
-def _quotes(schema: Mapping[str, Any], said: Sequence[str]) -> str:
-    """The values of an argument that quotes the query; nothing for any other argument."""
-    if not schema.get("x-quoted"):
-        return ""
-    least, most = schema.get("minLength", 0), schema.get("maxLength", math.inf)
-    values = dict.fromkeys(text for text in said if least <= len(text) <= most)
-    return " | ".join(_literal(render_value(value)) for value in values)
-
-
-def _value(schema: Mapping[str, Any], terminals: dict[tuple[int, int | None], str]) -> str:
+def _value(schema: Mapping[str, Any], strings: _Strings) -> str:
     """The values of one argument, as alternatives."""
     if "anyOf" in schema:
         rest = {key: value for key, value in schema.items() if key != "anyOf"}
-        return " | ".join(_value({**rest, **part}, terminals) for part in schema["anyOf"])
+        return " | ".join(_value({**rest, **part}, strings) for part in schema["anyOf"])
     if "enum" in schema or "const" in schema:
         values = schema.get("enum", [schema.get("const")])
         return " | ".join(_literal(render_value(value)) for value in values)
@@ -70,16 +92,15 @@ def _value(schema: Mapping[str, Any], terminals: dict[tuple[int, int | None], st
     types = schema.get("type", "string")
     if "string" not in ([types] if isinstance(types, str) else types):
         return quoted
-    lengths = (schema.get("minLength", 0), schema.get("maxLength"))
-    return f"{terminals.setdefault(lengths, f'BARE_{len(terminals)}')} | {quoted}"
+    return f"{strings.bare(schema)} | {quoted}"
 
 
-def _bare(shortest: int, longest: int | None) -> str:
+def _bare(shortest: int, longest: float) -> str:
     """A terminal: a string of so many characters that stands without quotes."""
     text = f"/{_FIRST}({_INNER}*{_LAST})?/ & ~/{_JSON}/"
-    if shortest <= 1 and longest is None:
+    if shortest <= 1 and longest == math.inf:
         return text
-    return f"{text} & /{_INNER}{{{shortest},{'' if longest is None else longest}}}/"
+    return f"{text} & /{_INNER}{{{shortest},{'' if longest == math.inf else longest}}}/"
 
 
 def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:

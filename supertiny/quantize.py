@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,16 +11,15 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from supertiny.drafting import Drafts
 from supertiny.errors import UserError
-from supertiny.export import export_onnx
-from supertiny.modelfolder import DATA_FILE
+from supertiny.export import whole_folder
+from supertiny.modelfolder import DATA_FILE, check_folder
 from supertiny.params.quantize import Quantize
 from supertiny.rounding import Rounded, round_to_nearest, stacked, whole_blocks
-from supertiny.task import Task
 
 BITS = {"int8": 8, "int4": 4}
-_TABLE = "model.embed_tokens.weight"
+_GRAPH = "model.onnx"
+_LOOKUP = "/model/embed_tokens/Gather"
 _HEAD = "/lm_head/MatMul"
 _LAYER = re.compile(r"/model/layers\.(\d+)/(attn|mlp)/(\w+)_proj/MatMul")
 _MODULES = {"attn": "self_attn", "mlp": "mlp"}  # names in the graph and in PyTorch
@@ -36,80 +36,86 @@ _CLASSES = {
 
 def quantize_onnx(
     source: Path,
-    task: Task,
     out: Path,
     variant: str,
     params: Quantize,
     learned: Mapping[str, Rounded] | None = None,
     keep: frozenset[tuple[int, str]] = frozenset(),
-    drafts: Drafts | None = None,
 ) -> None:
-    """Build a quantized variant of ``source`` in ``out``; see `supertiny.export.export_onnx`.
+    """Round the weights of an fp32 model folder; ``out`` is replaced as by `whole_folder`.
 
     Weights are rounded to nearest, symmetric, with one fp32 scale a block; norms stay fp32 and
     matrix products quantize their input to 8 bits as they run. A head tied to the embedding is
     stored once.
 
     Args:
+        source: what `supertiny.export.export_onnx` made; all but its weights is taken over.
         learned: int4 weights that another method has rounded, by the name of the PyTorch module;
             they go into the file as they are.
         keep: layer and part, ``attention`` or ``feed_forward``, that int4 stores in 8 bits.
-        drafts: as `export_onnx`.
 
     Raises:
-        UserError: an unknown variant, an architecture or width that is not known here, or what
-            `export_onnx` raises.
+        UserError: an unknown variant, no model there, or an architecture or width that is not known
+            here.
     """
     if variant not in BITS:
         raise UserError(f"quantize: variant {variant!r}; allowed: {', '.join(sorted(BITS))}")
+    check_folder(source)
+    path = source / _GRAPH
+    model = onnx.load(path)
+    _round(model.graph, path, variant, params, learned or {}, keep)
+    with whole_folder(out) as folder:
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns(_GRAPH, DATA_FILE))
+        # Small tensors stay inside the graph: shape inference cannot read them from another file.
+        onnx.save(
+            model,
+            folder / _GRAPH,
+            save_as_external_data=True,
+            location=DATA_FILE,
+            size_threshold=1024,
+        )
 
-    def post(folder: Path) -> None:
-        round_graph(folder, variant, params, learned or {}, keep)
 
-    export_onnx(source, task, out, "fp32", {"shared_embeddings": "false"}, post, drafts)
-
-
-def round_graph(
-    folder: Path,
+def _round(
+    graph: onnx.GraphProto,
+    path: Path,
     variant: str,
     params: Quantize,
     learned: Mapping[str, Rounded],
     keep: frozenset[tuple[int, str]],
 ) -> None:
-    """Replace every fp32 matrix of the graph in ``folder`` by a rounded one; see `quantize_onnx`.
-
-    The folder is one that the model builder made in fp32, with an embedding apart from the head.
-    """
-    path = folder / "model.onnx"
-    model = onnx.load(path)
-    graph = model.graph
+    """Replace every fp32 matrix of a graph by a rounded one; see `quantize_onnx`."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     heads = [node for node in graph.node if node.name == _HEAD]
-    lookups = [node for node in graph.node if node.op_type == "Gather" and node.input[0] == _TABLE]
+    lookups = [node for node in graph.node if node.name == _LOOKUP]
     if len(heads) != 1 or len(lookups) != 1:
         raise UserError(
             f"{path}: expected one embedding and one head, found {len(lookups)} and {len(heads)}; "
             "this architecture is not known here"
         )
+    # Of tied ones the graph has the head's weight, and reads tokens from it turned round.
+    turned = [node for node in graph.node if node.output[0] == lookups[0].input[0]]
+    shared = [list(node.input) for node in turned] == [[heads[0].input[1]]]
     bits = 8 if variant == "int8" else params.embedding_bits
-    table = numpy_helper.to_array(tensors[_TABLE])
     last = _weight(tensors[heads[0].input[1]])
-    block_size = whole_blocks(table.shape[1], params.block_size)
+    block_size = whole_blocks(last.shape[1], params.block_size)
     head = round_to_nearest(last, bits, block_size, True)
-    shared = np.array_equal(table, last)
-    rows = head if shared else round_to_nearest(table, bits, block_size, True)
+    rows = head
+    if not shared:
+        table = numpy_helper.to_array(tensors[lookups[0].input[0]])
+        rows = round_to_nearest(table, bits, block_size, True)
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.name == _HEAD:
             nodes += [matmul_nbits(graph, node, head)]
-        elif node.name == lookups[0].name:
+        elif node.name == _LOOKUP:
             nodes += _lookup(graph, node, rows, shared)
         elif node.op_type == "MatMul":
             weight = _weight(tensors[node.input[1]])
             nodes += [
                 matmul_nbits(graph, node, _layer(node.name, weight, variant, params, learned, keep))
             ]
-        else:
+        elif node not in turned:
             nodes += [node]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -117,9 +123,6 @@ def round_graph(
     left = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(left)
-    (folder / DATA_FILE).unlink()
-    # Small tensors stay inside the graph: shape inference cannot read them from another file.
-    onnx.save(model, path, save_as_external_data=True, location=DATA_FILE, size_threshold=1024)
 
 
 def _layer(
@@ -222,7 +225,7 @@ def shares(folder: Path) -> dict[str, float]:
         ``mb_embedding`` (the head included), ``mb_attention``, ``mb_feed_forward``, ``mb_norms``,
         ``mb_other`` (the graph, position tables, tokenizer and task), and their sum ``size_mb``.
     """
-    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    model = onnx.load(folder / _GRAPH, load_external_data=False)
     sizes = dict.fromkeys(sorted({*_CLASSES.values(), "other"}), 0)
     for tensor in model.graph.initializer:
         fitting = [name for piece, name in _CLASSES.items() if piece in tensor.name]

@@ -351,8 +351,10 @@ class OnnxStudent:
             for schema in tool.properties.values()
         ):
             return prompt
-        runs = places(prompt.task.normalise(prompt.query), _LONGEST_QUOTE)
-        said = [run for run in runs if run.isprintable() and all(map(self._is_token, run))]
+        query = prompt.task.normalise(prompt.query)
+        letters = {letter for letter in set(query) if self._is_token(letter)}
+        runs = places(query, _LONGEST_QUOTE)
+        said = [run for run in runs if run.isprintable() and letters.issuperset(run)]
         return replace(prompt, grammar=lark_grammar(prompt.task.tools, said))
 
     def _is_token(self, letter: str) -> bool:

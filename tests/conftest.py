@@ -151,7 +151,7 @@ def tiny_onnx(tiny_model: Path, lamps: Task, tmp_path_factory: pytest.TempPathFa
     from supertiny.export import export_onnx
 
     out = tmp_path_factory.mktemp("onnx") / "tiny"
-    export_onnx(tiny_model, lamps, out, "fp32")
+    export_onnx(tiny_model, lamps, out)
     return out
 
 
@@ -161,7 +161,7 @@ def taught_onnx(taught_model: Path, lamps: Task, tmp_path_factory: pytest.TempPa
     from supertiny.export import export_onnx
 
     out = tmp_path_factory.mktemp("onnx") / "taught"
-    export_onnx(taught_model, lamps, out, "fp32")
+    export_onnx(taught_model, lamps, out)
     return out
 
 

@@ -24,7 +24,7 @@ QUERIES = [*(lesson["query"] for lesson in LESSONS), "lamp", "dim the attic to 7
 def folder(taught_model, lamps, tmp_path_factory):
     """The taught model as it is exported for drafts, with none that says anything."""
     out = tmp_path_factory.mktemp("onnx") / "drafted"
-    export_onnx(taught_model, lamps, out, "fp32", drafts=Drafts({}, {}, [END]))
+    export_onnx(taught_model, lamps, out, drafts=Drafts({}, {}, [END]))
     return out
 
 

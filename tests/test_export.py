@@ -73,7 +73,7 @@ def test_onnx_has_given_every_answer_before_torch_reads_the_first(
 
 
 def test_two_exports_have_the_same_bytes_and_no_path(tiny_model, tiny_onnx, lamps, tmp_path):
-    export_onnx(tiny_model, lamps, tmp_path / "deep" / "again", "fp32")
+    export_onnx(tiny_model, lamps, tmp_path / "deep" / "again")
     first, second = files(tiny_onnx), files(tmp_path / "deep" / "again")
     assert first == second
     traces = (str(tmp_path).encode(), str(tiny_model).encode(), str(Path.home()).encode() + b"/")
@@ -86,7 +86,7 @@ def test_a_commit_of_the_repository_around_does_not_change_the_model(
     for command in ("init --quiet", "commit --quiet --allow-empty --message first"):
         subprocess.run(["git", *GIT_NAME, *command.split()], check=True, cwd=tmp_path)
     monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
-    export_onnx(tiny_model, lamps, tmp_path / "again", "fp32")
+    export_onnx(tiny_model, lamps, tmp_path / "again")
     assert files(tmp_path / "again") == files(tiny_onnx)
 
 
@@ -95,12 +95,13 @@ def test_a_failed_build_leaves_the_old_folder_and_nothing_else(tiny_model, lamps
     out.mkdir()
     (out / "old").write_text("old")
 
-    def fail(folder: Path) -> None:
-        assert (folder / "model.onnx").is_file()
-        raise RuntimeError("stop")
+    class Failing(Drafts):
+        def write(self, path: Path) -> None:
+            assert path.with_name("model.onnx").is_file()
+            raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        export_onnx(tiny_model, lamps, out, "fp32", post=fail)
+        export_onnx(tiny_model, lamps, out, Failing({}, {}, []))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert [path.name for path in out.iterdir()] == ["old"]
 
@@ -108,7 +109,7 @@ def test_a_failed_build_leaves_the_old_folder_and_nothing_else(tiny_model, lamps
 def test_only_a_model_with_drafts_gives_the_logits_of_every_position(
     tiny_onnx, tiny_model, lamps, tmp_path
 ):
-    export_onnx(tiny_model, lamps, tmp_path / "drafted", "fp32", drafts=Drafts({}, {}, [2]))
+    export_onnx(tiny_model, lamps, tmp_path / "drafted", drafts=Drafts({}, {}, [2]))
     for folder, positions in ((tiny_onnx, 1), (tmp_path / "drafted", 4)):
         generator = OnnxStudent(folder).engine.generator(1, 8)
         generator.append_tokens(np.array([[1, 5, 6, 7]], dtype=np.int32))
@@ -117,10 +118,10 @@ def test_only_a_model_with_drafts_gives_the_logits_of_every_position(
 
 def test_missing_weights_are_a_users_mistake(lamps, tmp_path):
     with pytest.raises(UserError, match="dvc repro"):
-        export_onnx(tmp_path / "none", lamps, tmp_path / "out", "fp32")
+        export_onnx(tmp_path / "none", lamps, tmp_path / "out")
     (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 64}))
     with pytest.raises(UserError, match="builder failed"):
-        export_onnx(tmp_path, lamps, tmp_path / "out", "fp32")
+        export_onnx(tmp_path, lamps, tmp_path / "out")
 
 
 def test_the_tokenizer_is_the_students_without_its_layout(tiny_onnx, tiny_model):

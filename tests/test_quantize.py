@@ -21,7 +21,7 @@ from supertiny.errors import UserError
 from supertiny.export import MAX_POSITIONS, export_onnx
 from supertiny.io import read_json, write_json
 from supertiny.params.quantize import Quantize
-from supertiny.quantize import matmul_nbits, quantize_onnx, round_graph, shares
+from supertiny.quantize import matmul_nbits, quantize_onnx, shares
 from supertiny.rounding import Rounded, round_to_nearest, whole_blocks
 from supertiny.runtime import OnnxStudent
 from supertiny.scoring import load_fp32
@@ -79,30 +79,20 @@ def learned(taught_model, rows):
     return calibrated(taught_model, rows, PARAMS)
 
 
-@pytest.fixture(scope="module")
-def unrounded(taught_model, lamps, tmp_path_factory):
-    """What the model builder makes of the taught model, before any matrix is rounded."""
-    out = tmp_path_factory.mktemp("onnx") / "unrounded"
-    export_onnx(taught_model, lamps, out, "fp32", {"shared_embeddings": "false"})
-    return out
-
-
-def rounded_copy(source, out, variant, params, learned=None, keep=frozenset()):
-    shutil.copytree(source, out)
-    round_graph(out, variant, params, learned or {}, keep)
+def quantized(source, out, variant, params, learned=None, keep=frozenset()):
+    quantize_onnx(source, out, variant, params, learned, keep)
     return out
 
 
 @pytest.fixture(scope="module")
-def taught_int8(unrounded, tmp_path_factory):
-    return rounded_copy(unrounded, tmp_path_factory.mktemp("onnx") / "int8", "int8", PARAMS)
+def taught_int8(taught_onnx, tmp_path_factory):
+    return quantized(taught_onnx, tmp_path_factory.mktemp("onnx") / "int8", "int8", PARAMS)
 
 
 @pytest.fixture(scope="module")
-def taught_int4(taught_model, lamps, learned, tmp_path_factory):
+def taught_int4(taught_onnx, learned, tmp_path_factory):
     out = tmp_path_factory.mktemp("onnx") / "int4"
-    quantize_onnx(taught_model, lamps, out, "int4", PARAMS, learned)
-    return out
+    return quantized(taught_onnx, out, "int4", PARAMS, learned)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -213,7 +203,7 @@ def test_calibration_beats_rounding_to_nearest_on_the_rows_it_saw(
 
 @pytest.mark.parametrize("method", ["autoround", "gptq", "rtn"])
 def test_a_row_that_ends_in_part_of_a_block_is_stored_as_it_was_rounded(
-    method, taught_model, unrounded, rows, tmp_path
+    method, taught_model, taught_onnx, rows, tmp_path
 ):
     params = changed(method=method, block_size=128, iterations=2)
     weights = {
@@ -224,10 +214,10 @@ def test_a_row_that_ends_in_part_of_a_block_is_stored_as_it_was_rounded(
     assert {weight.shape[1] % 128 for weight in weights.values()} != {0}
     if method == "rtn":
         learned = {name: round_to_nearest(w, 4, 128, True) for name, w in weights.items()}
-        folder = rounded_copy(unrounded, tmp_path / "onnx", "int4", params)
+        folder = quantized(taught_onnx, tmp_path / "onnx", "int4", params)
     else:
         learned = calibrated(taught_model, rows, params)
-        folder = rounded_copy(unrounded, tmp_path / "onnx", "int4", params, learned)
+        folder = quantized(taught_onnx, tmp_path / "onnx", "int4", params, learned)
     for name, weight in weights.items():
         stored = in_file(folder, name.replace("self_attn", "attn"), 4)
         assert np.array_equal(stored[:, : weight.shape[1]], learned[name].dequantized()), name
@@ -309,21 +299,21 @@ def untied_model(taught_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def unrounded_untied(untied_model, lamps, tmp_path_factory):
+def untied_onnx(untied_model, lamps, tmp_path_factory):
     out = tmp_path_factory.mktemp("onnx") / "untied"
-    export_onnx(untied_model, lamps, out, "fp32", {"shared_embeddings": "false"})
+    export_onnx(untied_model, lamps, out)
     return out
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_tied_head_is_stored_once_and_an_untied_one_apart(bits, tied, request, tmp_path):
-    prefix, source = ("", "taught_model") if tied else ("_untied", "untied_model")
-    unrounded = request.getfixturevalue(f"unrounded{prefix}")
+    name = "taught" if tied else "untied"
+    exported = request.getfixturevalue(f"{name}_onnx")
     params = changed(embedding_bits=bits)
-    folder = rounded_copy(unrounded, tmp_path / "onnx", "int4", params)
+    folder = quantized(exported, tmp_path / "onnx", "int4", params)
     assert ("model.embed_tokens.codes" in tensors(folder)) != tied
-    weights = load_fp32(request.getfixturevalue(source))
+    weights = load_fp32(request.getfixturevalue(f"{name}_model"))
     table = weights.get_input_embeddings().weight.detach().numpy()
     head = in_file(folder, "lm_head", bits)
     assert np.abs(head - (1 if tied else 2) * table).max() < 2**-bits * 2 * np.abs(head).max()
@@ -342,14 +332,14 @@ def test_it_still_answers_what_was_taught(variant, request):
         assert found == call_from_json(lesson["call"]), lesson["query"]
 
 
-def test_the_same_seed_gives_the_same_bytes(taught_model, taught_int4, learned, lamps, tmp_path):
-    quantize_onnx(taught_model, lamps, tmp_path / "again", "int4", PARAMS, learned)
+def test_the_same_seed_gives_the_same_bytes(taught_onnx, taught_int4, learned, tmp_path):
+    quantize_onnx(taught_onnx, tmp_path / "again", "int4", PARAMS, learned)
     assert files(taught_int4) == files(tmp_path / "again")
 
 
-def test_kept_parts_are_in_8_bits_and_the_others_are_not(unrounded, learned, tmp_path):
+def test_kept_parts_are_in_8_bits_and_the_others_are_not(taught_onnx, learned, tmp_path):
     keep = frozenset({(1, "feed_forward")})
-    folder = rounded_copy(unrounded, tmp_path / "kept", "int4", PARAMS, learned, keep)
+    folder = quantized(taught_onnx, tmp_path / "kept", "int4", PARAMS, learned, keep)
     graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
     bits = {
         node.name: next(a.i for a in node.attribute if a.name == "bits")
@@ -390,9 +380,9 @@ def test_ties_of_sensitivity_go_to_the_earlier_layer():
     assert most_sensitive(losses, 0) == set()
 
 
-def test_an_unknown_variant_is_a_users_mistake(taught_model, lamps, tmp_path):
+def test_an_unknown_variant_is_a_users_mistake(taught_onnx, tmp_path):
     with pytest.raises(UserError, match="variant 'int3'; allowed: int4, int8"):
-        quantize_onnx(taught_model, lamps, tmp_path / "out", "int3", PARAMS)
+        quantize_onnx(taught_onnx, tmp_path / "out", "int3", PARAMS)
 
 
 def test_a_bad_method_is_refused_with_those_there_are(tmp_path):

@@ -84,7 +84,7 @@ def model(anything, tiny_model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(model, anything, tmp_path_factory):
     out = tmp_path_factory.mktemp("onnx") / "anything"
-    export_onnx(model, anything, out, "fp32")
+    export_onnx(model, anything, out)
     return out
 
 
@@ -97,7 +97,7 @@ def student(folder):
 def clueless(tiny_model, anything, tmp_path_factory):
     """Random weights: nothing it writes is legal but by the grammar."""
     out = tmp_path_factory.mktemp("onnx") / "clueless"
-    export_onnx(tiny_model, anything, out, "fp32")
+    export_onnx(tiny_model, anything, out)
     return OnnxStudent(out)
 
 
