@@ -303,7 +303,7 @@ def is_illegal(row, call):
 def verdicts(wheel, asked):
     with zipfile.ZipFile(wheel) as archive:
         tools = {}
-        for file in ("live_simple", "live_multiple", "simple_python", "multiple"):
+        for file in make_rows.FILES:
             for entry in make_rows.lines(archive, f"BFCL_v4_{file}.json"):
                 key = tuple(json.dumps(make_rows.tool(raw)) for raw in entry["function"])
                 tools.setdefault(key, entry["function"])

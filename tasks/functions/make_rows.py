@@ -30,9 +30,9 @@ from tasks.functions.gold import ROWS, WRITTEN, gold_call
 PACKAGE = "bfcl-eval==2026.3.23"
 SHA256 = "3bb6dfa5f0c68ad403c9ec50b00db2bb3b4cc9b38ab1ff33f48fe30d853d3a0a"
 LIVE = ("simple", "multiple", "irrelevance")  # files live_<source>
-_FILES = {f"live_{source}": source for source in LIVE} | dict.fromkeys(
+FILES = {f"live_{source}": source for source in LIVE} | dict.fromkeys(
     ("simple_python", "multiple", "irrelevance"), WRITTEN
-)
+)  # their source, by the part of their name that differs
 _TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
 _FOLDER = "bfcl_eval/data"
 
@@ -44,7 +44,7 @@ def rows(wheel: Path, task: Task, left_out: Counter[str]) -> Iterator[dict[str, 
         left_out: counts the rows that are not given, by reason.
     """
     with zipfile.ZipFile(wheel) as archive:
-        for file, source in _FILES.items():
+        for file, source in FILES.items():
             answers = {}
             if not file.endswith("irrelevance"):
                 found = lines(archive, f"possible_answer/BFCL_v4_{file}.json")

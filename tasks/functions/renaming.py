@@ -1,6 +1,6 @@
 """Other names for tools and arguments, so that a student must read and copy them.
 
-Train calls some hundred tools. Learned by heart, their names are what a student writes when it is shown
+Train calls some hundreds of tools. Learned by heart, their names are what a student writes when it is shown
 a tool it has never seen.
 """
 

@@ -1,4 +1,4 @@
-"""Train queries with other tools on offer, since 1,500 rows show too few choices.
+"""Train queries with other tools on offer, since the rows show too few choices.
 
 The leaderboard's rows teach a shortcut: most train queries with a single tool on offer are answered by
 no call. Here a query's tool stands alone, among tools of its row or of other rows, and is taken away.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from supertiny.calls import NO_CALL
@@ -54,5 +55,6 @@ def _shuffled(rng: random.Random, known: Mapping[str, Row], names: list[str]) ->
     return [known[name] for name in rng.sample(names, len(names))]
 
 
-def _words(name: str) -> set[str]:
-    return {word.lower() for word in _NAME_WORD.findall(name)} - _COMMON
+@cache
+def _words(name: str) -> frozenset[str]:
+    return frozenset(word.lower() for word in _NAME_WORD.findall(name)) - _COMMON
